@@ -1,0 +1,3 @@
+"""Netwright shapes neural networks."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,7 @@
+"""`netwright data`."""
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""

@@ -1,0 +1,7 @@
+"""`netwright measure`."""
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""

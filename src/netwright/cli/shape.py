@@ -1,0 +1,7 @@
+"""`netwright shape`."""
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
