@@ -1,1 +1,55 @@
-"""TODO-package docstring."""
+"""The training loop, recipes, losses and what is measured with labels."""
+
+from netwright.train.averaging import Average
+from netwright.train.launch import Launcher
+from netwright.train.loop import Fitted, Progress, build_optimizer, fit
+from netwright.train.losses import (
+    UNLABELLED,
+    Distillation,
+    Labels,
+    Objective,
+    Step,
+    Term,
+    cross_entropy,
+    distillation,
+)
+from netwright.train.mixing import cutmix, mix, mixup
+from netwright.train.normalisation import recalibrate_, recalibrated
+from netwright.train.recipe import Recipe
+from netwright.train.runtime import Runtime, evaluating, main_output, native_bf16, resolve_device
+from netwright.train.schedules import SCHEDULES, factor
+from netwright.train.scoring import Score, check_fits, evaluate, logits
+
+__all__ = [
+    "SCHEDULES",
+    "UNLABELLED",
+    "Average",
+    "Distillation",
+    "Fitted",
+    "Labels",
+    "Launcher",
+    "Objective",
+    "Progress",
+    "Recipe",
+    "Runtime",
+    "Score",
+    "Step",
+    "Term",
+    "build_optimizer",
+    "check_fits",
+    "cross_entropy",
+    "cutmix",
+    "distillation",
+    "evaluate",
+    "evaluating",
+    "factor",
+    "fit",
+    "logits",
+    "main_output",
+    "mix",
+    "mixup",
+    "native_bf16",
+    "recalibrate_",
+    "recalibrated",
+    "resolve_device",
+]
