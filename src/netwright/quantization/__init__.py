@@ -1,1 +1,6 @@
-"""TODO-package docstring."""
+"""Export to ONNX and integer networks by calibration."""
+
+from netwright.quantization.export import Exported, export_onnx
+from netwright.quantization.static import quantize_onnx
+
+__all__ = ["Exported", "export_onnx", "quantize_onnx"]
