@@ -18,6 +18,7 @@ from netwright._files import atomic
 from netwright.errors import ArtefactError, ModelError, from_os_error
 from netwright.metrics import Example, arguments, file_bytes, open_session
 from netwright.quantization._quiet import quiet
+from netwright.quantization._shapes import fold_shapes
 
 Exporter = Literal["auto", "torchscript", "dynamo"]
 
@@ -155,7 +156,7 @@ def _run(export: Callable[[_Task, Path, bool], None], task: _Task, draft: Path, 
 
 
 def _torchscript(task: _Task, draft: Path, inline: bool) -> None:
-    """Export by tracing, then remove what tracing leaves: identities, constant nodes, unused nodes."""
+    """Export by tracing, then remove what tracing leaves: shape arithmetic, identities, constant nodes."""
     import onnx
     import onnx_ir
     import onnx_ir.passes.common as passes
@@ -173,6 +174,7 @@ def _torchscript(task: _Task, draft: Path, inline: bool) -> None:
         dynamic_axes={name: {0: "batch"} for name, dynamic in axes.items() if dynamic},
         opset_version=task.opset,
     )
+    fold_shapes(draft, [_feed(task, values) for values, _ in task.checks])
     traced = onnx_ir.from_proto(onnx.load(draft))
     clean = onnx_ir.passes.Sequential(
         passes.IdentityEliminationPass(),
@@ -284,7 +286,7 @@ def _verify(task: _Task, draft: Path) -> float:
     names = {i.name for i in session.get_inputs()}
     worst = 0.0
     for values, expected in task.checks:
-        fed = {n: v.numpy() for n, v in zip(task.inputs, values, strict=True) if n in names}
+        fed = {name: value for name, value in _feed(task, values).items() if name in names}
         try:
             answers = session.run(None, fed)
         except Exception as error:
@@ -293,6 +295,10 @@ def _verify(task: _Task, draft: Path) -> float:
         for want, got in zip((t.numpy() for t in expected), answers, strict=True):
             worst = max(worst, _difference(want, np.asarray(got)))
     return worst
+
+
+def _feed(task: _Task, values: tuple[Tensor, ...]) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in zip(task.inputs, values, strict=True)}
 
 
 def _difference(want: np.ndarray, got: np.ndarray) -> float:

@@ -47,7 +47,8 @@ def quantize_onnx(
         per_channel: A scale for each output channel of a weight, or one for the whole weight.
         calibrate: ``"minmax"`` covers all values seen, ``"percentile"`` leaves out the outermost,
             ``"entropy"`` chooses the range that loses least information (slower).
-        activations: ``"uint8"`` with a zero point, or symmetric ``"int8"``.
+        activations: ``"uint8"`` with a zero point, which ONNX Runtime fuses fully on CPUs, or symmetric
+            ``"int8"`` for devices that want it (slower on CPUs).
         percentile: Share of values that percentile calibration covers, in percent.
 
     Returns:
