@@ -63,6 +63,7 @@ evidence: data ## Reproduce every implemented paper in full and write evidence/.
 	for slug in $$slugs; do $(BIN)/netwright reproduce $$slug --out evidence || exit 1; done
 
 bench: $(STAMP) ## Run the benchmarks (they time things, so never as part of the tests).
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[bench]'
 	@for script in benchmarks/*.py; do echo "== $$script"; $(TEST_ENV) $(BIN)/python $$script || exit 1; done
 
 format: $(STAMP) ## Format the code and mend what ruff can mend.
