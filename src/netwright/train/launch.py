@@ -109,12 +109,13 @@ def launch(
 
 
 def _spawn(fabric: Any, worker: Callable[..., T], job: Any, progress: Callable[[Any], None] | None) -> T:
-    """Spawn the processes; a thread hands on what rank 0 reports through a queue."""
+    """Spawn the processes; a thread takes what rank 0 reports, and in the end its result, from a queue."""
     queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    listener = threading.Thread(target=_listen, args=(queue, progress), daemon=True)
+    results: list[bytes] = []
+    listener = threading.Thread(target=_listen, args=(queue, progress, results), daemon=True)
     listener.start()
     try:
-        return fabric.launch(_child, worker, job, queue)
+        fabric.launch(_child, worker, _Sealed(job), queue)
     except NetwrightError:
         raise
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -128,14 +129,30 @@ def _spawn(fabric: Any, worker: Callable[..., T], job: Any, progress: Callable[[
     finally:
         queue.put(None)
         listener.join()
+    # Written by our own child process, so it is safe to unpickle.
+    return pickle.loads(results[0])
 
 
-def _child(fabric: Any, worker: Callable[..., T], job: Any, queue: Any) -> T:
+class _Sealed:
+    """A job that Fabric does not look into: it would rewrite the fields of frozen dataclasses."""
+
+    def __init__(self, job: Any) -> None:
+        self.job = job
+
+
+def _child(fabric: Any, worker: Callable[..., T], sealed: _Sealed, queue: Any) -> None:
     torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
-    return worker(FabricDevices(fabric), job, queue.put if fabric.global_rank == 0 else None)
+    first = fabric.global_rank == 0
+    result = worker(FabricDevices(fabric), sealed.job, queue.put if first else None)
+    if first:
+        # Plain bytes: shared tensors would vanish with this process.
+        queue.put(pickle.dumps(result))
 
 
-def _listen(queue: Any, progress: Callable[[Any], None] | None) -> None:
+def _listen(queue: Any, progress: Callable[[Any], None] | None, results: list[bytes]) -> None:
+    """Collect results (bytes) and hand on everything else, until None comes."""
     while (item := queue.get()) is not None:
-        if progress is not None:
+        if isinstance(item, bytes):
+            results.append(item)
+        elif progress is not None:
             progress(item)
