@@ -126,6 +126,8 @@ def _spawn(fabric: Any, worker: Callable[..., T], job: Any, progress: Callable[[
     except torch.multiprocessing.ProcessRaisedException as error:
         reason = str(error).strip().splitlines()[-1].removeprefix("netwright.errors.")
         raise TrainingError(f"a training process failed: {reason}") from error
+    except torch.multiprocessing.ProcessExitedException as error:
+        raise TrainingError(f"a training process ended early: {error}", "is there enough memory?") from error
     finally:
         queue.put(None)
         listener.join()

@@ -145,16 +145,9 @@ def _rejected(model: nn.Module, x: Tensor, error: Exception) -> ModelError:
     """Say which batch a model rejected and what its first layer takes."""
     if isinstance(error, torch.OutOfMemoryError):
         return ModelError(f"out of memory on a batch of shape {tuple(x.shape)}", "use a smaller batch size")
-    first = next(
-        ((n, m) for n, m in model.named_modules() if not any(m.children()) and any(m.parameters())), None
-    )
-    takes = ""
-    if first is not None:
-        name, module = first
-        weight = next(module.parameters())
-        takes = (
-            f"; its first layer {name or type(module).__name__} has a weight of shape {tuple(weight.shape)}"
-        )
+    layers = ((n, list(m.parameters(recurse=False))) for n, m in model.named_modules())
+    name, weights = next(((n, w) for n, w in layers if w), ("", []))
+    takes = f"; its first layer {name} has a weight of shape {tuple(weights[0].shape)}" if weights else ""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return ModelError(
         f"the model rejects a batch of shape {tuple(x.shape)}{takes} ({reason})",
