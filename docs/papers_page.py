@@ -8,8 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from netwright.papers.evidence import markdown_table, read_folder
-from netwright.papers.frame import implemented, listing
+from netwright.papers import implemented, listing, markdown_table, read_folder
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
