@@ -25,6 +25,10 @@ from netwright.errors import TrainingError, UsageError
 from netwright.graphs.csr import CSRGraph
 from netwright.graphs.embedding import Embedding
 
+#: Most pairs whose gradients one step sums for a row: more, all taken at the same point, overshoot
+#: where a hub is in every walk. Sequential SGD would see the effect of each pair before the next.
+_MOST = 70.0
+
 Progress = Callable[[int, int], None]
 
 
@@ -175,6 +179,7 @@ class _SkipGram:
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         self.inputs = (torch.rand(graph.n, dim, generator=generator) - 0.5) / dim
         self.outputs = torch.zeros(graph.n, dim)
+        self._pairs = torch.zeros(graph.n)  # scratch: how many pairs of the batch meet a row
         # A walk visits nodes in proportion to their degree, except for its start, which is uniform.
         noise = (graph.degree / max(graph.degree.sum(), 1.0) + 1e-3 / graph.n) ** 0.75
         self._noise = np.cumsum(noise / noise.sum())
@@ -196,10 +201,21 @@ class _SkipGram:
         share = mask.sum(2, keepdim=True) * (self._negatives / length)
         push = torch.sigmoid(torch.bmm(inputs, noise.transpose(1, 2))) * share  # (batch, length, length)
         by_input = torch.bmm(pull, outputs) + torch.bmm(push, noise)
-        self.inputs.index_add_(0, paths.reshape(-1), by_input.flatten(0, 1), alpha=-lr)
-        for rows, scores in ((paths, pull), (shared, push)):
-            gradient = torch.bmm(scores.transpose(1, 2), inputs).flatten(0, 1)
-            self.outputs.index_add_(0, rows.reshape(-1), gradient, alpha=-lr)
+        pairs = mask.sum(2)
+        self._update(self.inputs, paths, by_input, pairs * (1 + self._negatives), lr)
+        for rows, scores, weight in (
+            (paths, pull, pairs),
+            (shared, push, share.sum(1).expand(walks, length)),
+        ):
+            self._update(self.outputs, rows, torch.bmm(scores.transpose(1, 2), inputs), weight, lr)
+
+    def _update(self, table: Tensor, rows: Tensor, gradient: Tensor, pairs: Tensor, lr: float) -> None:
+        """Subtract summed gradients; a row that a batch meets in very many pairs moves as if in `_MOST`."""
+        flat = rows.reshape(-1)
+        self._pairs.index_add_(0, flat, pairs.reshape(-1))
+        share = _MOST / self._pairs[flat].clamp(min=_MOST)
+        self._pairs[flat] = 0
+        table.index_add_(0, flat, gradient.flatten(0, 1) * share[:, None], alpha=-lr)
 
     def _mask(self, walks: int, length: int) -> Tensor:
         """Which places are each centre's context, (batch, length, length) of 0 and 1."""
