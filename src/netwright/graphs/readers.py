@@ -151,8 +151,6 @@ def read_edges(path: str | os.PathLike[str], *, directed: bool = False, weighted
     """
     path = Path(path)
     rows, weights = _edge_columns(path, weighted)
-    if not rows.size:
-        raise DataError(f"{path} has no edge in it", "an edge list has two node names a line")
     names, index = np.unique(rows, return_inverse=True)
     index = index.reshape(rows.shape)
     plain = names.dtype.kind in "iu" and len(names) and names[0] == 0 and names[-1] == len(names) - 1
@@ -165,7 +163,10 @@ def read_edges(path: str | os.PathLike[str], *, directed: bool = False, weighted
 
 
 def _edge_columns(path: Path, weighted: bool) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
-    delimiter = "," if "," in _first_line(path) else None
+    first = _first_line(path)
+    if not first:
+        raise DataError(f"{path} has no edge in it", "an edge list has two node names a line")
+    delimiter = "," if "," in first else None
     kinds: tuple[type, ...] = (np.int64, str)  # numbers are far quicker to read, and the common case
     for kind in kinds:
         try:
