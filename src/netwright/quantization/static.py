@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from netwright._files import atomic
-from netwright.errors import ArtefactError, DataError, NetwrightError, UsageError, from_os_error
+from netwright.errors import ArtefactError, DataError, UsageError, from_os_error
 from netwright.metrics import feed, open_session
 from netwright.quantization._quiet import quiet
 
@@ -66,19 +67,20 @@ def quantize_onnx(
         )
     source, target = Path(source), Path(target)
     reader = _reader(source, batches)
-    with tempfile.TemporaryDirectory(prefix="netwright-quantize-") as folder, atomic(target) as temporary:
+    with tempfile.TemporaryDirectory(prefix="netwright-quantize-") as folder:
+        draft = Path(folder) / "quantised.onnx"
         try:
             with quiet():
                 prepared = _prepare(source, Path(folder))
-                _quantize(prepared, temporary, reader, per_channel, calibrate, activations, percentile)
+                _quantize(prepared, draft, reader, per_channel, calibrate, activations, percentile)
         except OSError as error:
             raise from_os_error(error, f"quantising {source}") from error
-        except NetwrightError:
-            raise
         except Exception as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ArtefactError(f"{source} cannot be quantised ({reason})") from error
-        open_session(temporary)
+        open_session(draft)
+        with atomic(target) as temporary:
+            shutil.copyfile(draft, temporary)
     return target
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,11 @@ def save(path: Path, state: dict[str, Any]) -> None:
     Raises:
         ArtefactError: if the file cannot be written.
     """
+    # Through memory: the zip writer of torch hides the system's error when the disk is full.
+    content = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, content)
     with atomic(path) as temporary:
-        try:
-            torch.save({"format": FORMAT, **state}, temporary)
-        except RuntimeError as error:
-            # The zip writer of torch reports a full disk as a RuntimeError.
-            raise _writing(path, error) from error
+        temporary.write_bytes(content.getbuffer())
 
 
 def load(path: Path, expected: str) -> dict[str, Any]:
@@ -66,10 +66,3 @@ def load(path: Path, expected: str) -> dict[str, Any]:
             "use the same settings, or delete it to train from the beginning",
         )
     return state
-
-
-def _writing(path: Path, error: RuntimeError) -> ArtefactError:
-    cause = error.__context__
-    if isinstance(cause, OSError):
-        return from_os_error(cause, f"writing {path}")
-    return ArtefactError(f"cannot write checkpoint {path}: {str(error).splitlines()[0]}", "is the disk full?")
