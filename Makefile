@@ -11,9 +11,6 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.netwright-setup
 CODE  := src tests benchmarks docs
 
-# The sets that tests and examples use; each is fetched once into the user's cache (or $$NETWRIGHT_DATA).
-DATASETS ?= fashion-mnist mnist10k photos photo-patches efficientnet-lite0
-
 # One thread a process: two single-threaded test workers beat one process with two threads.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0
 PYTEST    = $(TEST_ENV) $(BIN)/python -m pytest
@@ -42,7 +39,7 @@ check: lint ## Lint and the unit tests only (no data, no recipes): for every sav
 	$(PYTEST) -n $(WORKERS) -m "not slow and not recipe and not data"
 
 data: $(STAMP) ## Fetch the small data sets that the tests use.
-	@for name in $(DATASETS); do $(BIN)/netwright data fetch $$name || exit 1; done
+	$(BIN)/netwright data fetch --all-small
 
 test: lint data ## Everything CI runs: lint, types, floors, data, all tests that are not slow.
 	$(PYTEST) -n $(WORKERS) -m "not slow"
