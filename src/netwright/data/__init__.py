@@ -1,6 +1,6 @@
 """Real data sets with fixed splits: a catalogue of what packages ship, and loaders for one's own files."""
 
-from netwright.data.callables import import_callable, is_callable_spec
+from netwright.data.callables import import_callable, is_callable_spec, one_line
 from netwright.data.fetching import fetch, is_fetched, path, root
 from netwright.data.loading import load
 from netwright.data.parts import Part, Splits
@@ -16,6 +16,7 @@ __all__ = [
     "is_callable_spec",
     "is_fetched",
     "load",
+    "one_line",
     "path",
     "root",
 ]

@@ -1,1 +1,19 @@
-"""TODO-package docstring."""
+"""Models by name or file: our own few, torchvision's and timm's, and the weights that are put into them."""
+
+from netwright.models.loading import Loaded, list_models, load
+from netwright.models.shapes import input_channels, natural_shape
+from netwright.models.weights import put_weights, read_weights
+from netwright.models.zoo import RecurrentClassifier, ResNetCifar, UNet
+
+__all__ = [
+    "Loaded",
+    "RecurrentClassifier",
+    "ResNetCifar",
+    "UNet",
+    "input_channels",
+    "list_models",
+    "load",
+    "natural_shape",
+    "put_weights",
+    "read_weights",
+]
