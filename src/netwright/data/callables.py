@@ -47,7 +47,7 @@ def import_callable(spec: str, *, error: type[NetwrightError] = DataError) -> Ca
         own = [
             n
             for n, v in vars(module).items()
-            if callable(v) and getattr(v, "__module__", "") == module.__name__
+            if isinstance(v, types.FunctionType) and v.__module__ == module.__name__
         ]
         close = difflib.get_close_matches(name, own, n=1) or own[:3]
         what = "has no callable" if found is None else "cannot be called:"

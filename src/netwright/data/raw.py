@@ -105,7 +105,7 @@ def from_arrays(
 def examples(name: str, x: np.ndarray) -> torch.Tensor:
     """Return examples as a tensor, images as (N, C, H, W).
 
-    (N, H, W, C) with 1, 3 or 4 channels is turned; (N, H, W) bytes, or floats with H = W, are grey images;
+    (N, H, W, C) with 1 or 3 channels, or 4 of bytes, is turned; (N, H, W) bytes, or floats with H = W, are grey images;
     other floats (N, T, F) are sequences and (N, F) tables.
 
     Raises:
@@ -123,9 +123,10 @@ def examples(name: str, x: np.ndarray) -> torch.Tensor:
             raise DataError(
                 f"{name}: some examples are not finite numbers", "remove or fill NaN and infinity"
             )
+    last = (1, 3, 4) if x.dtype == np.uint8 else (1, 3)
     if x.ndim == 3 and (x.dtype == np.uint8 or x.shape[1] == x.shape[2]):
         x = x[:, None]
-    elif x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3):
+    elif x.ndim == 4 and x.shape[1] not in (1, 3) and x.shape[3] in last:
         x = x.transpose(0, 3, 1, 2)
     x = np.ascontiguousarray(x)
     return torch.from_numpy(x if x.flags.writeable else x.copy())

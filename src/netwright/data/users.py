@@ -118,6 +118,9 @@ def _is_plain(loader: DataLoader[Any]) -> bool:
 def _source(spec: str, part: str, value: Any) -> Source:
     if isinstance(value, Part):
         return DatasetSource(value, value.labels if value.labelled else None)
+    pair = _arrays(value)
+    if pair is not None:
+        return _plain(from_arrays(f"the {part} split of {spec}", pair)).train
     if isinstance(value, (DataLoader, IterableDataset)) and not (
         isinstance(value, DataLoader) and _is_plain(value)
     ):
