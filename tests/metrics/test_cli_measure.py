@@ -58,6 +58,15 @@ def test_quantize_compares_the_two_files(
     assert "same first answer" in capsys.readouterr().out
 
 
+def test_export_and_measure_a_model_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "net.onnx"
+    done = _json(capsys, "export", "resnet8", "-o", target, "--input-shape", "1,8,8", "--num-classes", 5)
+    assert done["bytes"] == target.stat().st_size
+    assert done["max_abs_diff"] < 1e-4
+    found = _json(capsys, "measure", "resnet8", "--runtime", "torch", "--input-shape", "1,8,8")["networks"]
+    assert found[0]["latency"]["runtime"] == "torch"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -217,12 +217,12 @@ def _open(
 
         open_session(spec)
         return _Net(spec, Path(spec))
-    from netwright.models import load
+    from netwright.models import input_channels, load
 
     if splits is not None:
         shape = splits.shape
         num_classes = splits.num_classes if splits.labelled else num_classes
-    channels = shape[0] if shape is not None and len(shape) == 3 else 3
+    channels = input_channels(tuple(shape)) if shape is not None else 3
     loaded = load(spec, num_classes=num_classes, in_channels=channels, weights=weights, trust=trust)
     return _Net(loaded.name, loaded.model.eval())
 
@@ -240,7 +240,10 @@ def _example(
     if shape is None and isinstance(net.net, Path):
         return _declared(net.net, batch)
     if shape is None:
-        shape = _stated(net)
+        from netwright.models import natural_shape
+
+        assert not isinstance(net.net, Path)
+        shape = natural_shape(net.net)
     return torch.randn(batch, *shape, generator=generator)
 
 
@@ -259,15 +262,6 @@ def _declared(path: Path, batch: int) -> dict[str, Tensor]:
         real = declared.type in ("tensor(float)", "tensor(float16)", "tensor(double)")
         example[declared.name] = torch.randn(sizes, generator=generator) if real else torch.zeros(sizes)
     return example
-
-
-def _stated(net: _Net) -> tuple[int, ...]:
-    """Return the input shape that a module states about itself, as timm's do."""
-    for attribute in ("pretrained_cfg", "default_cfg"):
-        config = getattr(net.net, attribute, None)
-        if isinstance(config, Mapping) and config.get("input_size"):
-            return tuple(config["input_size"])
-    raise UsageError(f"the input shape of {net.name} is not known", "give --input-shape 3,224,224 or --data")
 
 
 def _exported(net: _Net, example: Tensor | Mapping[str, Tensor], path: Path) -> _Net:
