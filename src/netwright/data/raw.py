@@ -105,7 +105,8 @@ def from_arrays(
 def examples(name: str, x: np.ndarray) -> torch.Tensor:
     """Return examples as a tensor, images as (N, C, H, W).
 
-    (N, H, W, C) with 1 or 3 channels, or 4 of bytes, is turned; (N, H, W) bytes, or floats with H = W, are grey images;
+    (N, H, W, C) with 1 or 3 channels, or 4 of bytes, is turned;
+    (N, H, W) bytes, or floats with H = W, are grey images;
     other floats (N, T, F) are sequences and (N, F) tables.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +40,10 @@ def read_weights(path: Path, *, trust: bool = False) -> dict[str, Tensor]:
     if start.startswith(b"PK") and not zipfile.is_zipfile(path):
         raise ArtefactError(f"{path} is cut off or damaged", "copy or save it again")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=not trust)
+        with warnings.catch_warnings():
+            # Of the pickle's protocol, before it is refused.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         if trust:
             return _named(path, _unpickle(path))
@@ -140,7 +144,7 @@ def put_weights(
             for key in (f"{head}.weight", f"{head}.bias"):
                 if key in own:
                     given[key] = own[key]
-            notes.append(f"the classifier {head} is new: the file has {len(weight)} classes")
+            notes.append(f"the classifier ({head}) is new: the file has {len(weight)} classes")
     missing = [k for k in own if k not in given]
     unexpected = [k for k in given if k not in own]
     other = [k for k in own if k in given and own[k].shape != given[k].shape]
