@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -195,6 +196,16 @@ def test_a_client_that_fails_is_one_line(
     assert list(root.iterdir()) == []
 
 
+def test_what_a_killed_process_left_is_swept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, "pypi", ARCHIVES["pypi"])
+    use(monkeypatch, Client(ARCHIVES["pypi"]))
+    for name, age in ((".toy-old", 1e5), (".toy-young", 0)):
+        (root / name / "set").mkdir(parents=True)
+        os.utime(root / name, (time.time() - age,) * 2)
+    data.fetch("toy")
+    assert sorted(p.name for p in root.iterdir()) == [".toy-young", "toy"]
+
+
 def test_a_client_that_is_not_installed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, "npm", b"")
     monkeypatch.setenv("PATH", "")
@@ -226,8 +237,6 @@ def test_a_root_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def _fetch_toy(archive: str, folder: str, content: bytes, start: float) -> None:
-    import time
-
     os.environ["NETWRIGHT_DATA"] = folder
     records.RECORDS = (toy("pypi", content),)
     time.sleep(max(0.0, start - time.time()))
@@ -237,8 +246,6 @@ def _fetch_toy(archive: str, folder: str, content: bytes, start: float) -> None:
 
 
 def test_processes_that_fetch_at_once(root: Path, tmp_path: Path) -> None:
-    import time
-
     (tmp_path / "given").write_bytes(ARCHIVES["pypi"])
     context = multiprocessing.get_context("fork")
     start = time.time() + 0.3

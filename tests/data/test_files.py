@@ -333,6 +333,11 @@ def test_a_file_is_not_a_data_set(tmp_path: Path) -> None:
         data.load(tmp_path / "notes.txt")
 
 
+def test_nothing_is_named() -> None:
+    with pytest.raises(UsageError, match="no data are named"):
+        data.load("")
+
+
 @pytest.mark.parametrize("options", [{"limit": 0}, {"image_size": 0}, {"statistics": ((0.5, 0.5), (0.5,))}])
 def test_arguments_that_make_no_sense(options: dict[str, object]) -> None:
     with pytest.raises(UsageError):

@@ -137,6 +137,8 @@ def test_a_callable_that_is_not_there(write: Callable[[str], str], tmp_path: Pat
         data.load(f"{file}:x")
     with pytest.raises(DataError, match=r"does not name a callable.*mine\.py:NAME"):
         data.load(file)
+    with pytest.raises(DataError, match=r"does not name a callable"):
+        data.load(f"{file}:")
     with pytest.raises(DataError, match=r"there is no file .*other\.py"):
         data.load(str(tmp_path / "other.py:f"))
     (tmp_path / "broken.py").write_text("def f(:\n")

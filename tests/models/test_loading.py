@@ -89,6 +89,7 @@ def test_input_channels() -> None:
     ("spec", "options", "says"),
     [
         ("resnet21", {}, "no model named 'resnet21' — did you mean resnet"),
+        ("timm:", {}, "no model is named"),
         ("qqqq", {}, "see netwright.models.list_models"),
         ("torchvision:resnet20", {}, "no model named 'torchvision:resnet20'"),
         ("hub:resnet18", {}, "unknown collection 'hub'"),

@@ -32,7 +32,7 @@ def import_callable(spec: str, *, error: type[NetwrightError] = DataError) -> Ca
         NetwrightError: of the kind `error`: the file is missing or fails, or has no such callable.
     """
     file, _, name = spec.rpartition(":")
-    if not file.endswith(".py"):
+    if not file.endswith(".py") or not name:
         raise error(
             f"{spec} does not name a callable", f"write {spec.rstrip(':')}:NAME, a function in that file"
         )

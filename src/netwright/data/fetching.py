@@ -6,6 +6,7 @@ processes that fetch at once both work in folders of their own; the second to fi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import io
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +95,7 @@ def fetch(name: str, *, archive: str | os.PathLike[str] | None = None) -> Path:
         fetch(wanted.package)
     try:
         root().mkdir(parents=True, exist_ok=True)
+        _sweep(name)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=root()) as temporary:
             fresh = Path(temporary) / "set"
             fresh.mkdir()
@@ -106,6 +109,14 @@ def fetch(name: str, *, archive: str | os.PathLike[str] | None = None) -> Path:
         if isinstance(error, ArtefactError):
             raise
         raise from_os_error(error, f"fetching {name} to {root()}") from error
+
+
+def _sweep(name: str) -> None:
+    """Remove the working folders of processes that were killed; younger ones may be at work."""
+    for left in root().glob(f".{name}-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > 2 * _TIMEOUT:
+                shutil.rmtree(left)
 
 
 def _install(name: str, fresh: Path, temporary: Path) -> Path:

@@ -60,6 +60,8 @@ def load(
 
 
 def _read(spec: str, image_size: int | None, trust: bool) -> Raw | Splits:
+    if not spec.strip():
+        raise UsageError("no data are named", "give a name, a folder, a file or file.py:callable")
     if spec in {r.name for r in RECORDS}:
         return builtin.read(spec, image_size)
     if is_callable_spec(spec):

@@ -109,6 +109,8 @@ def _build(
             f"{text} is an ONNX graph; a PyTorch model is needed here", "give a name or file.py:callable"
         )
     prefix, _, rest = text.rpartition(":")
+    if not rest.strip():
+        raise ModelError("no model is named", "give a name or file.py:callable")
     if prefix not in ("", "timm", "torchvision"):
         raise ModelError(f"unknown collection {prefix!r} in {text!r}", "prefixes are timm: and torchvision:")
     if not prefix and rest in BUILDERS:
