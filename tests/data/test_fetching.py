@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -232,8 +233,21 @@ def test_path_of_what_is_not_there(root: Path) -> None:
 def test_a_root_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("NETWRIGHT_DATA", str(tmp_path / "file"))
-    with pytest.raises(ArtefactError, match="fetching photos"):
+    with pytest.raises(ArtefactError, match=r"fetching photos to .* set NETWRIGHT_DATA"):
         data.fetch("photos")
+
+
+def test_a_full_disk_leaves_nothing(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, "pypi", ARCHIVES["pypi"])
+    (tmp_path / "given").write_bytes(ARCHIVES["pypi"])
+
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ArtefactError, match="no space left on the disk while fetching toy"):
+        data.fetch("toy", archive=tmp_path / "given")
+    assert list(root.iterdir()) == []
 
 
 def _fetch_toy(archive: str, folder: str, content: bytes, start: float) -> None:

@@ -100,6 +100,18 @@ def test_npz_pickle_is_refused_unless_trusted(tmp_path: Path) -> None:
     one_line(error)
 
 
+def test_a_class_for_every_pixel(tmp_path: Path) -> None:
+    x = RNG.integers(0, 256, (30, 3, 8, 9), dtype=np.uint8)
+    np.savez(tmp_path / "dense.npz", x=x, y=(x[:, 0] > 127).astype(np.uint8))
+    splits = data.load(tmp_path / "dense.npz")
+    assert (splits.num_classes, splits.augment) == (2, "none")
+    for images, labels in splits.train.batches(7, augment=True):
+        assert torch.equal(labels, ((images[:, 0] * splits.std[0] + splits.mean[0]) > 0.5).long())
+    assert splits.train[0][1].shape == (8, 9)
+    with pytest.raises(UsageError, match="cannot be resized"):
+        data.load(tmp_path / "dense.npz", image_size=16)
+
+
 @pytest.mark.parametrize("keep", [0, 10, 200, 0.5, 0.99])
 def test_damaged_npz_is_one_line(tmp_path: Path, keep: float) -> None:
     np.savez_compressed(tmp_path / "whole.npz", x=RNG.random((30, 8, 8)), y=np.arange(30) % 2)

@@ -108,7 +108,9 @@ def fetch(name: str, *, archive: str | os.PathLike[str] | None = None) -> Path:
     except OSError as error:
         if isinstance(error, ArtefactError):
             raise
-        raise from_os_error(error, f"fetching {name} to {root()}") from error
+        problem = from_os_error(error, f"fetching {name} to {root()}")
+        hint = "free some space, or set NETWRIGHT_DATA to another folder"
+        raise ArtefactError(problem.message, hint) from error
 
 
 def _sweep(name: str) -> None:

@@ -121,6 +121,8 @@ def _mixed(part: Part, seed: int) -> Part:
 
 
 def _resized(source: Source, size: int | None) -> Source:
+    if size is not None and isinstance(source, ArraySource) and source.labels.dim() > 1:
+        raise UsageError("images with a class for every pixel cannot be resized", "leave out the image size")
     if size is None or not isinstance(source, (ArraySource, DatasetSource)) or len(source.shape) != 3:
         return source
     return dataclasses.replace(source, size=size)

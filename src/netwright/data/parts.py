@@ -6,6 +6,7 @@ import collections
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ class Part:
 
         Args:
             x: (N, ...) floats, or bytes that stand for 0..1. They are not copied.
-            y: (N,) class numbers, or None.
+            y: (N,) class numbers, (N, H, W) for every pixel, or None.
             mean: Per channel, subtracted; None leaves the values as they are.
             std: Per channel, divided by.
             augment: ``"none"``, ``"flip"`` or ``"crop-flip"``, done where `batches` is asked to augment.
@@ -58,12 +59,16 @@ class Part:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return one example, not augmented: float32 (C, H, W) normalised, and its class or -1."""
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        """Return one example, not augmented: float32 (C, H, W) normalised, and its class or -1.
+
+        The class is an integer; where every pixel has its own, a tensor (H, W).
+        """
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         chosen = self.indices[index].reshape(1)
-        return self.source.get(chosen, None)[0], int(self.source.labels[chosen][0])
+        label = self.source.labels[chosen][0]
+        return self.source.get(chosen, None)[0], int(label) if label.dim() == 0 else label
 
     def __repr__(self) -> str:
         kind = "labelled" if self.labelled else "unlabelled"
@@ -94,7 +99,7 @@ class Part:
         drop_last: bool = False,
         limit: int | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches on the CPU: x (B, C, H, W) float32 and y (B,) int64.
+        """Yield batches on the CPU: x (B, C, H, W) float32 and y (B,) int64, or (B, H, W).
 
         Args:
             batch_size: Examples at a time; the last batch may be smaller.

@@ -85,7 +85,9 @@ def from_arrays(
                 f"{name}: there are {len(x)} examples and {len(numbers[i])} labels", "they must be as many"
             )
     is_colour = xs[0].dim() == 4 and xs[0].shape[1] == 3
-    augment = augment or ("crop-flip" if is_colour else "none")
+    # A picture that is moved would have to move the classes of its pixels too.
+    dense = bool(numbers) and numbers[0].dim() > 1
+    augment = "none" if dense else augment or ("crop-flip" if is_colour else "none")
     sources = [
         ArraySource(x, numbers[i] if numbers else None, augment=augment if x.dim() == 4 else "none")
         for i, x in enumerate(xs)
