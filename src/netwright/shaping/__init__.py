@@ -1,1 +1,19 @@
-"""TODO-package docstring."""
+"""The main job: from a network, data and a budget to a front of exported, measured networks and a report."""
+
+from netwright.shaping.candidate import Candidate, Evaluator, Outcome, Space
+from netwright.shaping.front import Front, Shaped
+from netwright.shaping.job import over_budget, shape
+from netwright.shaping.progress import Console, Reporter
+
+__all__ = [
+    "Candidate",
+    "Console",
+    "Evaluator",
+    "Front",
+    "Outcome",
+    "Reporter",
+    "Shaped",
+    "Space",
+    "over_budget",
+    "shape",
+]

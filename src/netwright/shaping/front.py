@@ -1,0 +1,248 @@
+"""The front: which networks are worth having, which of them fits the budget, and how to pick one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from netwright.errors import BudgetError
+from netwright.shaping.candidate import Candidate, Outcome
+from netwright.shaping.propose import Record
+from netwright.structure.budget import Budget
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def nondominated(points: Sequence[tuple[float, ...]]) -> list[int]:
+    """Indices of the points that no other one beats in every coordinate (all are minimised).
+
+    Of equal points only the first is kept.
+    """
+    kept = []
+    for i, p in enumerate(points):
+        beaten = any(
+            all(b <= a for a, b in zip(p, q, strict=True)) and (q != p or j < i)
+            for j, q in enumerate(points)
+            if j != i
+        )
+        if not beaten:
+            kept.append(i)
+    return kept
+
+
+def front_of(records: Sequence[Record]) -> list[Record]:
+    """The finished trials that no other beats in both error and predicted cost, cheapest first."""
+    done = [(r, r.outcome) for r in sorted(records, key=lambda r: r.slot) if r.outcome is not None]
+    chosen = [done[i] for i in nondominated([(o.error, o.cost) for _, o in done])]
+    return [record for record, _ in sorted(chosen, key=lambda pair: pair[1].cost)]
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """One exported and measured network.
+
+    Args:
+        name: Name of its files.
+        slot: The trial it comes from.
+        candidate: The pipeline that made it.
+        outcome: What the search knew: validation quality, costs.
+        latency: Measured time of the exported file (see `netwright.metrics.Latency`), as plain values.
+        test: ``accuracy`` (None without labels), ``agreement`` and ``count`` on the test examples.
+        folder: The study's folder.
+        on_front: Whether it is on the front (the dense networks are measured even if they are not).
+        misses: What of the budget it misses, and by how much; empty if it meets the budget.
+        recommended: Whether it is the one to take.
+    """
+
+    name: str
+    slot: int
+    candidate: Candidate
+    outcome: Outcome
+    latency: dict[str, Any]
+    test: dict[str, Any]
+    folder: Path
+    on_front: bool = True
+    misses: dict[str, float] = field(default_factory=dict)
+    recommended: bool = False
+
+    @property
+    def onnx(self) -> Path:
+        """The exported file."""
+        return self.folder / "models" / f"{self.name}.onnx"
+
+    @property
+    def weights(self) -> Path:
+        """The weights of the PyTorch network."""
+        return self.folder / "models" / f"{self.name}.safetensors"
+
+    @property
+    def quality(self) -> float:
+        """Test accuracy; agreement with the dense network where there are no labels."""
+        accuracy = self.test.get("accuracy")
+        return float(self.test["agreement"] if accuracy is None else accuracy)
+
+    @property
+    def latency_ms(self) -> float:
+        """Median time of one example, in milliseconds."""
+        return float(self.latency["median_ms"])
+
+    @property
+    def ratio(self) -> float:
+        """Time as a share of the dense fp32 file's, measured alternating."""
+        value = self.latency.get("ratio")
+        return 1.0 if value is None else float(value)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values, one level deep where it can be."""
+        outcome = self.outcome
+        return {
+            "name": self.name,
+            "trial": self.slot,
+            "bits": self.candidate.bits,
+            "macs": outcome.macs,
+            "params": outcome.params,
+            "bytes": outcome.size,
+            "validation_accuracy": outcome.accuracy,
+            "validation_agreement": outcome.agreement,
+            "test_accuracy": self.test.get("accuracy"),
+            "test_agreement": self.test.get("agreement"),
+            "test_examples": self.test.get("count"),
+            "predicted_cost": outcome.cost,
+            "latency": self.latency,
+            "on_front": self.on_front,
+            "recommended": self.recommended,
+            "misses": self.misses,
+            "pipeline": self.candidate.to_json(),
+            "onnx": f"models/{self.name}.onnx",
+            "weights": f"models/{self.name}.safetensors",
+        }
+
+
+@dataclass(frozen=True)
+class Front:
+    """What a study found.
+
+    Args:
+        networks: Measured networks, cheapest first: the front, and the dense ones for comparison.
+        budget: What was asked for.
+        records: Every finished trial.
+        info: Model, data, environment: what the report says about the run.
+        folder: Where everything lies.
+        loader: Rebuilds the PyTorch network of one entry.
+    """
+
+    networks: list[Shaped]
+    budget: Budget
+    records: list[Record]
+    info: dict[str, Any]
+    folder: Path
+    loader: Callable[[Shaped], nn.Module] | None = None
+
+    def __iter__(self) -> Iterator[Shaped]:
+        return (n for n in self.networks if n.on_front)
+
+    def __len__(self) -> int:
+        return sum(n.on_front for n in self.networks)
+
+    @property
+    def dense(self) -> Shaped:
+        """The dense network in floating point."""
+        return next(n for n in self.networks if n.candidate.dense and n.candidate.bits == 32)
+
+    @property
+    def recommended(self) -> Shaped | None:
+        """The network to take: meets the budget; None if none does."""
+        return next((n for n in self.networks if n.recommended), None)
+
+    @property
+    def met(self) -> bool:
+        """Whether a network meets the budget."""
+        return self.recommended is not None
+
+    @property
+    def nearest(self) -> Shaped:
+        """The network that misses the budget by least."""
+        return min(self, key=lambda n: (sum(n.misses.values()), n.outcome.error))
+
+    def best(self, **limits: float | str) -> Shaped:
+        """The most accurate network on the front within limits.
+
+        Args:
+            **limits: Fields of `Budget`, for instance ``latency="8 ms"`` or ``macs=0.5``; the study's own
+                budget where there are none.
+
+        Raises:
+            BudgetError: if no network is within them; names the nearest.
+        """
+        budget = Budget(**limits) if limits else self.budget  # type: ignore[arg-type]
+        chosen = choose(list(self), budget, self.dense)
+        if chosen is None:
+            near = min(self, key=lambda n: sum(missed(n, budget, self.dense).values()))
+            raise BudgetError(f"no network on the front is within {budget}", f"the nearest is {near.name}")
+        return chosen
+
+    def model(self, network: Shaped) -> nn.Module:
+        """Rebuild the PyTorch network of one entry."""
+        if self.loader is None:
+            raise BudgetError(
+                "this front was read without its model", "use netwright.load on the models folder"
+            )
+        return self.loader(network)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that front.json holds."""
+        chosen = self.recommended
+        return {
+            **self.info,
+            "budget": str(self.budget),
+            "met": self.met,
+            "recommended": chosen.name if chosen else None,
+            "trials": len(self.records),
+            "failed": sum(r.outcome is None for r in self.records),
+            "front": [n.to_json() for n in self],
+            "compared": [n.to_json() for n in self.networks if not n.on_front],
+        }
+
+
+def missed(network: Shaped, budget: Budget, dense: Shaped) -> dict[str, float]:
+    """What of a budget a network misses, and by how much (see `Budget.misses`).
+
+    Accuracy is judged on the validation examples, which the search may look at; latency is the measured
+    one, and a relative limit meets the ratio that was measured alternating with the dense network.
+    """
+    mine, its = network.outcome, dense.outcome
+    latency, dense_latency = network.latency_ms, dense.latency_ms
+    if budget.latency is not None and budget.latency.relative:
+        latency, dense_latency = network.ratio, 1.0
+    pairs = {
+        "macs": (mine.macs, its.macs),
+        "params": (mine.params, its.params),
+        "size": (mine.size, its.size),
+        "latency": (latency, dense_latency),
+        "keep": (network.candidate.share if network.candidate.metric == "keep" else 1.0, 1.0),
+        "accuracy": (1 - mine.error, 1 - its.error),
+    }
+    overshoot = {name: budget.misses(name, *pair) for name, pair in pairs.items()}
+    return {name: value for name, value in overshoot.items() if value > 0}
+
+
+def choose(networks: Sequence[Shaped], budget: Budget, dense: Shaped) -> Shaped | None:
+    """The network to take: among those that meet the budget the most accurate, the faster of equals.
+
+    Where nothing limits the cost, the fastest that is accurate enough: within the accuracy that the budget
+    asks for, or within one point of the dense network.
+    """
+    within = [n for n in networks if not missed(n, budget, dense)]
+    if not within:
+        return None
+    if set(budget.limits) - {"accuracy"}:
+        return min(within, key=lambda n: (n.outcome.error, n.latency_ms))
+    if not budget:
+        close = [n for n in within if n.outcome.error <= dense.outcome.error + 0.01 + 1e-9]
+        if not close:
+            return min(within, key=lambda n: (n.outcome.error, n.latency_ms))
+        within = close
+    return min(within, key=lambda n: (n.latency_ms, n.outcome.error))

@@ -1,0 +1,266 @@
+"""One candidate: prune with an importance, repair, recover under the dense network's guidance, export, judge.
+
+The network of a candidate (everything but the bits) is built once and kept in the cache under its key: its
+int8 and fp32 files share the training, and a candidate that was finished before the process died is not
+repeated.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from netwright import _files, metrics, pruning, quantization, structure, train
+from netwright.errors import ArtefactError
+from netwright.shaping import cost
+from netwright.shaping.baseline import load_weights, recovery_recipe
+from netwright.shaping.candidate import Candidate, Outcome
+from netwright.shaping.source import Loaded, Source
+from netwright.shaping.state import Folder
+from netwright.structure.budget import Budget
+
+if TYPE_CHECKING:
+    from netwright.data import Part, Splits
+    from netwright.train import Progress
+
+#: Training examples (without their labels) that statistics, repair and calibration look at.
+STATISTICS = 512
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all candidates of a study have in common.
+
+    Args:
+        recipe: The baseline's recipe, as JSON.
+        from_scratch: Whether the dense network was trained by it.
+        metric: The predicted cost, one of `netwright.shaping.cost.COSTS`.
+        threads: Threads of ONNX Runtime when a file is judged.
+        exclude: Parameters whose axes are left alone.
+    """
+
+    recipe: str
+    from_scratch: bool
+    metric: str = "latency"
+    threads: int = 1
+    exclude: tuple[str, ...] = field(default_factory=tuple)
+
+
+class Pipeline:
+    """Evaluates candidates of one study.
+
+    Args:
+        source: Model and data.
+        settings: What all candidates have in common.
+        out: The study's folder, with the dense network in its cache.
+        loaded: Model and data, if they are loaded already.
+        progress: Told how far a recovery is (in this process only).
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        settings: Settings,
+        out: Path,
+        *,
+        loaded: Loaded | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.source, self.settings, self.folder = source, settings, Folder(out)
+        self.progress = progress
+        loaded = loaded or source.load()
+        self.splits: Splits = loaded.splits
+        self.dense = load_weights(
+            copy.deepcopy(loaded.model), self.folder.cache("dense") / "model.safetensors"
+        ).eval()
+        self.example = self.splits.example(2)
+        self._reference: Tensor | None = None
+
+    def __call__(self, candidate: Candidate) -> Outcome:
+        """Evaluate a candidate on the validation examples.
+
+        Raises:
+            NetwrightError: if it cannot be built.
+        """
+        folder = self.folder.cache(candidate.key)
+        known = folder / f"outcome-{candidate.bits}.json"
+        if known.exists():
+            return replace(Outcome.from_json(_load(known)), seconds=0.0)
+        begun = time.monotonic()
+        rows = self._network(candidate, folder)
+        file = self._export(candidate, folder)
+        outcome = replace(self._judge(candidate, file, rows), seconds=round(time.monotonic() - begun, 3))
+        _files.write_json(known, outcome.to_json())
+        return outcome
+
+    def model(self, candidate: Candidate) -> nn.Module:
+        """The PyTorch network of a candidate that was evaluated."""
+        if candidate.dense:
+            return copy.deepcopy(self.dense)
+        return pruning.load(self.folder.cache(candidate.key), model=copy.deepcopy(self.dense)).eval()
+
+    def _network(self, candidate: Candidate, folder: Path) -> list[cost.Row]:
+        """Make the network of a candidate, or find it in the cache; returns its operators."""
+        layers = folder / "layers.json"
+        if layers.exists():
+            return [cost.Row(*row) for row in _load(layers)["rows"]]
+        folder.mkdir(parents=True, exist_ok=True)
+        if candidate.dense:
+            model = self.dense
+        else:
+            model = self._shrink(candidate, folder)
+        self._write_fp32(model, folder)
+        rows = operators(model, self.example)
+        # Written last: it says that everything of this network is complete.
+        _files.write_json(layers, {"rows": [list(vars(row).values()) for row in rows]})
+        return rows
+
+    def _shrink(self, candidate: Candidate, folder: Path) -> nn.Module:
+        """Prune, repair and recover."""
+        statistics = self._statistics()
+        pruned = pruning.prune(
+            self.dense,
+            self.example,
+            Budget(**{candidate.metric: candidate.share}),  # type: ignore[arg-type]
+            importance=candidate.importance,
+            allocation=candidate.allocation,
+            repair=candidate.repair,
+            data=statistics,
+            seed=self.source.seed,
+            exclude=self.settings.exclude,
+        )
+        if candidate.recovery > 0:
+            recipe = recovery_recipe(
+                pruned.model,
+                train.Recipe.from_json(self.settings.recipe),
+                candidate.recovery,
+                candidate.distill,
+                from_scratch=self.settings.from_scratch,
+            )
+            checkpoint = folder / "training.pt"
+            fitted = train.fit(
+                pruned.model,
+                self.splits,
+                recipe,
+                teacher=self.dense if candidate.distill > 0 else None,
+                device=self.source.device,
+                checkpoint=checkpoint,
+                progress=self.progress,
+            )
+            pruned = replace(pruned, model=fitted.model.cpu())
+            checkpoint.unlink(missing_ok=True)
+        pruned.model.eval()
+        pruning.save_pruned(pruned, folder)
+        return pruned.model
+
+    def _statistics(self) -> Part:
+        """A few hundred training examples, the same in every run."""
+        part = self.splits.train
+        generator = torch.Generator().manual_seed(self.source.seed)
+        order = torch.randperm(len(part), generator=generator)[:STATISTICS]
+        return part.subset(order.sort().values.tolist())
+
+    def _write_fp32(self, model: nn.Module, folder: Path) -> None:
+        quantization.export_onnx(model.eval(), self.example, folder / "fp32.onnx")
+
+    def _export(self, candidate: Candidate, folder: Path) -> Path:
+        """The file of a candidate in its precision."""
+        source = folder / "fp32.onnx"
+        if candidate.bits == 32:
+            return source
+        target = folder / "int8.onnx"
+        if not target.exists():
+            calibration = [x for x, _ in self._statistics().batches(64)]
+            quantization.quantize_onnx(source, target, calibration)
+        return target
+
+    def _judge(self, candidate: Candidate, file: Path, rows: list[cost.Row]) -> Outcome:
+        """Quality of a file on the validation examples, and its predicted cost."""
+        quality = self.quality(file, self.splits.val, self._dense_logits())
+        accuracy, agreement = quality["accuracy"], quality["agreement"]
+        return Outcome(
+            error=round(1 - (agreement if accuracy is None else accuracy), 9),
+            cost=cost.predict(self.settings.metric, rows, candidate.bits),
+            agreement=agreement,
+            accuracy=accuracy,
+            macs=sum(r.macs for r in rows),
+            params=sum(r.params for r in rows),
+            size=metrics.file_bytes(file),
+            file=str(file.relative_to(self.folder.path)),
+        )
+
+    def _dense_logits(self) -> Tensor:
+        """The dense network's answers to the validation examples, (N, K)."""
+        if self._reference is None:
+            self._reference = train.logits(self.dense, self.splits.val, device="cpu")
+        return self._reference
+
+    def quality(self, file: Path, part: Part, reference: Tensor) -> dict[str, Any]:
+        """Accuracy and agreement of a file's own answers.
+
+        Args:
+            file: An ONNX file.
+            part: The examples.
+            reference: The dense network's answers to them, (N, K).
+
+        Returns:
+            ``accuracy`` (None without labels), ``agreement`` and ``count``.
+        """
+        answers = metrics.onnx_logits(file, part, threads=self.settings.threads)
+        agreement = metrics.agreement(reference, answers)
+        accuracy = None
+        if part.labelled:
+            labels = torch.cat([y for _, y in part.batches(1024)])
+            accuracy = float((answers.argmax(dim=1) == labels).double().mean())
+        return {"accuracy": accuracy, "agreement": agreement.top1, "count": len(answers)}
+
+    def test(self, file: Path) -> dict[str, Any]:
+        """Quality of a file on the test examples."""
+        reference = train.logits(self.dense, self.splits.test, device="cpu")
+        return self.quality(file, self.splits.test, reference)
+
+    def measure(self, files: Mapping[str, Path], baseline: str) -> dict[str, dict[str, Any]]:
+        """Latency of files for one example, in turn, each against the baseline."""
+        measured = metrics.latencies(
+            files, self.splits.example(1), baseline=baseline, threads=self.settings.threads
+        )
+        return {name: latency.to_dict() for name, latency in measured.items()}
+
+
+@dataclass(frozen=True)
+class Factory:
+    """Makes the evaluator of a worker process."""
+
+    source: Source
+    settings: Settings
+    out: Path
+
+    def __call__(self) -> Pipeline:
+        """Make it."""
+        return Pipeline(self.source, self.settings, self.out)
+
+
+def operators(model: nn.Module, example: Tensor) -> list[cost.Row]:
+    """The operators of a network that cost something, for one example."""
+    rows = []
+    for op in structure.trace(model, example).operators:
+        if op.macs or op.params:
+            rows.append(cost.Row(op.module, op.kind, op.macs, op.params, op.activation_bytes))
+    return rows
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtefactError(
+            f"{path} is corrupt", f"delete {path.parent} and run the same command again"
+        ) from error
