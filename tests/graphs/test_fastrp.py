@@ -13,7 +13,7 @@ from scipy.sparse import csc_matrix, diags, issparse
 
 from netwright.errors import UsageError
 from netwright.graphs import CSRGraph, fastrp, random_projection
-from netwright.graphs.fastrp import degree_weights
+from netwright.graphs.projection import degree_weights
 
 
 def unit(rows):

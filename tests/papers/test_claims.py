@@ -92,7 +92,8 @@ def test_a_verdict_is_what_every_way_of_deciding_the_open_claims_gives():
 def test_claims_of_another_scope_do_not_count():
     outcomes = [outcome(True), outcome(None, counts=False), outcome(False, counts=False)]
     assert verdict(outcomes) is Verdict.REPRODUCED
-    assert outcomes[1].state == "full scale only"
+    assert outcomes[1].state == "without --data only"
+    assert Outcome(Claim("c", "p", "> 0", "imagenet"), None, False).state == "full scale only"
     assert [outcome(s).state for s in (True, False, "noise", None)] == [
         "holds",
         "does not hold",

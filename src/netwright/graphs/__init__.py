@@ -2,7 +2,7 @@
 
 from netwright.graphs.csr import CSRGraph, largest_ball
 from netwright.graphs.embedding import Embedding
-from netwright.graphs.fastrp import degree_weights, fastrp, random_projection
+from netwright.graphs.projection import degree_weights, fastrp, random_projection
 from netwright.graphs.readers import (
     Contacts,
     GraphData,

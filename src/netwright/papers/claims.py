@@ -95,8 +95,7 @@ class Claim:
         expect: What is expected at the scale of the recipe, written before measuring; see
             `Expectation.parse`.
         scope: Which runs can measure it: ``""`` for the ordinary run, else the name of the data that `--data`
-            must give. A claim of another scope than the run's is shown as "full scale only" and does not
-            count.
+            must give. A claim of another scope than the run's is shown as such and does not count.
     """
 
     name: str
@@ -153,7 +152,7 @@ class Outcome:
     def state(self) -> str:
         """One phrase for tables."""
         if not self.counts:
-            return "full scale only"
+            return "full scale only" if self.claim.scope else "without --data only"
         if self.measured is None:
             return "not measured"
         return {True: "holds", False: "does not hold", None: "within the noise"}[self.holds]
