@@ -51,7 +51,7 @@ class Panel:
 
     def draw(self, left: float, top: float, width: float, height: float) -> list[str]:
         """The SVG elements of the panel inside a rectangle."""
-        box = _Box(left + 56, top + 30, width - 72, height - 84)
+        box = _Box(left + 56, top + 42, width - 72, height - 100)
         out = [_text(left + 8, top + 16, self.title, "title")]
         values = [v for _, value, spread in self._bars for v in (value - spread, value + spread)]
         values += [y for _, points in self._lines for _, y in points]
@@ -63,7 +63,7 @@ class Panel:
             out.append(_text(box.left - 6, at + 4, _short(tick), "small", "end"))
         out.append(_line(box.left, box.top, box.left, box.top + box.height, "axis"))
         out.append(_line(box.left, box.top + box.height, box.left + box.width, box.top + box.height, "axis"))
-        out.append(_text(box.left - 48, box.top - 2, self.y, "small"))
+        out.append(_text(box.left - 48, box.top - 8, self.y, "small"))
         out += self._draw_bars(box, scale) + self._draw_lines(box, scale)
         if self.limit is not None:
             at = box.top + box.height * (1 - scale(self.limit))
@@ -179,7 +179,7 @@ class _Scale:
             whole = range(math.ceil(self.low), math.floor(self.high) + 1)
             every = max(1, -(-len(whole) // 6))
             return [10.0**k for k in whole[::every]]
-        rough = (self.high - self.low) / 4
+        rough = (self.high - self.low) / 6
         unit = 10 ** math.floor(math.log10(rough))
         step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= rough)
         first = math.ceil(self.low / step)
@@ -189,6 +189,8 @@ class _Scale:
 def _short(value: float) -> str:
     if value and (abs(value) >= 1e4 or abs(value) < 1e-3):
         return f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-")
+    if value == round(value):
+        return f"{value:,.0f}"
     return f"{value:.3g}"
 
 
