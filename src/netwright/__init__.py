@@ -1,3 +1,3 @@
-"""Netwright shapes neural networks."""
+"""Netwright shapes neural networks: give it a network, data and a budget; get back the right-sized networks."""
 
 __version__ = "0.1.0"

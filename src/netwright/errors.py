@@ -71,7 +71,9 @@ def from_os_error(error: OSError, doing: str) -> ArtefactError:
         doing: What was being done, for instance ``"writing front.csv"``.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ArtefactError(f"no space left on the disk while {doing}", "free some space and run the same command again")
+        return ArtefactError(
+            f"no space left on the disk while {doing}", "free some space and run the same command again"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return ArtefactError(f"no permission while {doing}", "choose another folder with --out")
     return ArtefactError(f"{error.strerror or error} while {doing}")

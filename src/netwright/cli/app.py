@@ -68,8 +68,11 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        print(f"netwright: internal error: {type(error).__name__}: {_one_line(str(error))} "
-              "— run again with --debug and report it", file=sys.stderr)
+        print(
+            f"netwright: internal error: {type(error).__name__}: {_one_line(str(error))} "
+            "— run again with --debug and report it",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

@@ -4,6 +4,7 @@ from netwright.shaping.candidate import Candidate, Evaluator, Outcome, Space
 from netwright.shaping.front import Front, Shaped
 from netwright.shaping.job import over_budget, shape
 from netwright.shaping.progress import Console, Reporter
+from netwright.shaping.reading import read_front
 
 __all__ = [
     "Candidate",
@@ -15,5 +16,6 @@ __all__ = [
     "Shaped",
     "Space",
     "over_budget",
+    "read_front",
     "shape",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netwright.errors import BudgetError
+from netwright.errors import BudgetError, UsageError
 from netwright.shaping.candidate import Candidate, Outcome
 from netwright.shaping.propose import Record
 from netwright.structure.budget import Budget
@@ -184,13 +184,30 @@ class Front:
             raise BudgetError(f"no network on the front is within {budget}", f"the nearest is {near.name}")
         return chosen
 
-    def model(self, network: Shaped) -> nn.Module:
-        """Rebuild the PyTorch network of one entry."""
+    def __getitem__(self, name: str) -> Shaped:
+        """A measured network by its name.
+
+        Raises:
+            UsageError: if there is none.
+        """
+        found = next((n for n in self.networks if n.name == name), None)
+        if found is None:
+            known = ", ".join(n.name for n in self.networks)
+            raise UsageError(f"the front has no network {name!r}", f"choose from {known}")
+        return found
+
+    def model(self, network: Shaped | str) -> nn.Module:
+        """Rebuild the PyTorch network of one entry.
+
+        Args:
+            network: The entry, or its name.
+
+        Raises:
+            UsageError: if there is no such entry, or the front came without a way to build its models.
+        """
         if self.loader is None:
-            raise BudgetError(
-                "this front was read without its model", "use netwright.load on the models folder"
-            )
-        return self.loader(network)
+            raise UsageError("this front came without its models", "read it with nw.read_front(folder)")
+        return self.loader(self[network] if isinstance(network, str) else network)
 
     def to_json(self) -> dict[str, Any]:
         """The document that front.json holds."""

@@ -252,6 +252,7 @@ def _run(
         "data": loaded.splits.name,
         "shape": list(loaded.splits.shape),
         "quality": "test accuracy" if loaded.splits.labelled else "agreement with the dense network",
+        "source": loaded.how,
         "metric": plan.metric,
         "space": plan.text,
         "identity": prepared.identity,

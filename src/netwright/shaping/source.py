@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,14 +56,13 @@ class Source:
         shape = splits.shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
+            form: dict[str, Any] = {
+                "num_classes": splits.num_classes if splits.labelled else None,
+                "in_channels": int(shape[0] if len(shape) == 3 else shape[-1]),
+                "image_size": int(shape[-1]) if len(shape) == 3 else None,
+            }
             loaded = models.load(
-                self.model,
-                num_classes=splits.num_classes if splits.labelled else None,
-                in_channels=int(shape[0] if len(shape) == 3 else shape[-1]),
-                pretrained=self.pretrained,
-                weights=self.weights,
-                trust=self.trust,
-                image_size=int(shape[-1]) if len(shape) == 3 else None,
+                self.model, pretrained=self.pretrained, weights=self.weights, trust=self.trust, **form
             )
         if loaded.pretrained and loaded.statistics is not None and not isinstance(self.data, datasets.Splits):
             splits = self._data(loaded.statistics)
@@ -71,7 +70,8 @@ class Source:
         module = module.cpu().eval()
         check_runs(module, splits.example(2), splits.num_classes if splits.labelled else None)
         given = loaded.pretrained or isinstance(self.model, nn.Module)
-        return Loaded(module, loaded.name, splits, given, loaded.notes)
+        how = {"model": None if isinstance(self.model, nn.Module) else _absolute(str(self.model)), **form}
+        return Loaded(module, loaded.name, splits, given, loaded.notes, how)
 
     def _data(self, statistics: tuple[tuple[float, ...], tuple[float, ...]] | None) -> Splits:
         splits = datasets.load(
@@ -98,6 +98,7 @@ class Loaded:
         splits: The data.
         given: Whether its weights were given with it.
         notes: What was done to make it fit, one line each.
+        how: What builds the architecture again: "model" (None for an object) and how it was fitted to the data.
     """
 
     model: nn.Module
@@ -105,6 +106,7 @@ class Loaded:
     splits: Splits
     given: bool
     notes: tuple[str, ...] = ()
+    how: dict[str, Any] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """What identifies them: names, shapes, and the weights if they were given."""
@@ -114,6 +116,12 @@ class Loaded:
             "data": self.splits.name,
             "examples": self.splits.fingerprint,
         }
+
+
+def _absolute(spec: str) -> str:
+    """``file.py:callable`` with the whole path, so that it is found from anywhere."""
+    file, colon, name = spec.rpartition(":")
+    return f"{Path(file).resolve()}:{name}" if colon and file.endswith(".py") else spec
 
 
 def check_runs(model: nn.Module, example: Tensor, classes: int | None) -> None:

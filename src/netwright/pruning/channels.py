@@ -1,0 +1,134 @@
+"""The verb: a network, an example and a budget in; a smaller network out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from netwright import structure
+from netwright.errors import StructureError, UsageError
+from netwright.pruning.allocation import allocate, find_allocation, parse_budget
+from netwright.pruning.examples import Examples
+from netwright.pruning.importance import Importance, find_importance, require_data, score
+from netwright.pruning.latency import within_latency
+from netwright.pruning.limits import Limits, check_budget
+from netwright.pruning.repair import check_repair, repair_
+from netwright.pruning.result import Pruned
+from netwright.pruning.widths import Widths, check_round_to
+from netwright.structure import Budget, Structure
+
+#: Largest relative difference of the small network from the masked dense one, in float64.
+_TOLERANCE = 1e-6
+
+
+def prune(
+    model: nn.Module,
+    example: Any,
+    budget: Budget | str | float,
+    *,
+    importance: str | Importance = "magnitude",
+    allocation: str = "global",
+    repair: str = "auto",
+    data: Any = None,
+    seed: int = 0,
+    exclude: Iterable[str] = (),
+    round_to: int | None = None,
+    heads: str = "whole",
+    check: bool = False,
+) -> Pruned:
+    """Remove the least important channels, heads and features of a network until it fits a budget.
+
+    The result is a new module of the same class with really smaller weights. It never exceeds the budget.
+
+    Args:
+        model: Any module; it is not touched.
+        example: A tensor, a tuple of arguments or a dict of keyword arguments for the model.
+        budget: Limits on ``macs``, ``params``, ``size``, ``latency`` or ``keep``, as a `Budget` or as text
+            such as ``"macs=0.5"``. ``keep`` is a share of all units of the axes that can shrink. A bare
+            number is a ``keep``. A latency is measured in ONNX Runtime on this machine, with one thread.
+        importance: Which units stay: a name (see `list_importances`) or a function of (structure, model,
+            examples) that returns one score for every class.
+        allocation: "global" sets one threshold over all axes, "uniform" keeps the same share of each.
+        repair: "none", "bn", "obs" or "auto" (see `netwright.pruning.repair`).
+        data: Examples for importances and repairs: a tensor (N, ...), a `netwright.data.Part`, a `DataLoader`
+            or another iterable of batches. At most 1024 examples are looked at. Labels matter to "taylor"
+            only.
+        seed: Of what draws at random.
+        exclude: Names of modules or parameters, or patterns, that are left alone.
+        round_to: Counts are multiples of this on axes of at least four times it; None takes 8 on axes of at
+            least 32 where the budget allows; 1 takes any count.
+        heads: "whole" removes attention heads whole, "width" narrows all of them alike.
+        check: Also compare the small network, before it is repaired, with the masked dense one in float64.
+
+    Returns:
+        The smaller network and what was done.
+
+    Raises:
+        UsageError: if an argument is not understood, or data are missing that it needs.
+        BudgetError: if the budget is malformed or cannot be met; names the smallest that can.
+        StructureError: if nothing can shrink, or the network's code cannot take other sizes.
+        ModelError: if the model rejects the example or the data.
+    """
+    begun = time.perf_counter()
+    budget = parse_budget(budget)
+    check_budget(budget)
+    check_round_to(round_to)
+    find_allocation(allocation)
+    find_importance(importance)
+    examples = Examples(data, example, seed=seed)
+    repair = check_repair(repair, examples)
+    require_data(importance, examples)
+    if isinstance(exclude, str):
+        raise UsageError("exclude is a list of names", f"write exclude=[{exclude!r}]")
+    net = structure.trace(model, example, exclude=tuple(exclude), heads=heads)
+    scores = score(net, model, importance, examples)
+    widths = Widths(net, scores)
+    limits = Limits(widths, budget, _item_bytes(model))
+    latency = None
+    if budget.latency is None:
+        keep = widths.mask(allocate(widths, limits, allocation, round_to=round_to))
+        shrunk = structure.shrink(model, net, keep)
+    else:
+        keep, shrunk, latency = within_latency(model, widths, limits, budget.latency, allocation, round_to)
+    error = _checked(model, net, keep, shrunk.model) if check else None
+    notes = [*net.notes, *shrunk.notes, *repair_(shrunk.model, repair, net, model, keep, examples)]
+    return Pruned(
+        shrunk.model,
+        shrunk.kept,
+        before=net.dense,
+        after=net.cost(keep),
+        frozen=[(axis.name, axis.reason) for axis in net.axes if not axis.prunable],
+        net=net,
+        keep=keep,
+        how=shrunk.how,
+        attributes=shrunk.attributes,
+        adopted=shrunk.adopted,
+        notes=notes,
+        seconds=time.perf_counter() - begun,
+        latency=latency,
+        error=error,
+    )
+
+
+def _checked(model: nn.Module, net: Structure, keep: Tensor, small: nn.Module) -> float:
+    """The numeric error of a surgery.
+
+    Raises:
+        StructureError: if it is more than rounding.
+    """
+    error = structure.check(model, net, keep, small).error
+    if not error <= _TOLERANCE:
+        raise StructureError(
+            f"the smaller {net.name} differs from the masked dense network by {error:.2g}",
+            "please report this",
+        )
+    return error
+
+
+def _item_bytes(model: nn.Module) -> float:
+    """Mean bytes of a parameter."""
+    sizes = [(p.numel(), p.element_size()) for p in model.parameters()]
+    return sum(n * s for n, s in sizes) / max(1, sum(n for n, _ in sizes))

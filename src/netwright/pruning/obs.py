@@ -1,0 +1,152 @@
+"""Optimal brain surgeon for groups of columns: what their removal costs, and how the rest makes up for it.
+
+B. Hassibi and D. G. Stork, Second Order Derivatives for Network Pruning: Optimal Brain Surgeon, NeurIPS 1992,
+for the squared error of one operator, whose Hessian is the second moment H = E[x x^T] of its inputs. Removing
+the columns Q of a weight W and refitting the others S in the least-squares sense gives
+
+    W_S <- W H[:, S] (H[S, S] + d I)^-1,     error = 1/2 tr(W_Q ([H^-1]_QQ)^-1 W_Q^T),
+
+with the damping d = `DAMPING` mean(diag H).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from netwright.pruning.examples import Examples
+from netwright.pruning.importance import gather, register_importance
+from netwright.pruning.magnitude import magnitude_l2
+from netwright.pruning.moments import gather_moments, matrix
+from netwright.structure import Consumer, Structure
+
+DAMPING = 1e-3
+
+
+def refit(weight: Tensor, second: Tensor, stay: Tensor, damping: float = DAMPING) -> Tensor:
+    """The least-squares weight on the columns that stay.
+
+    Args:
+        weight: (G, O, D) dense weight.
+        second: (G, D, D) second moments of the inputs.
+        stay: (G, S) columns that stay.
+        damping: Share of the mean of the diagonal that is added to it.
+
+    Returns:
+        (G, O, S) in the weight's dtype; the computation is in float64.
+    """
+    second = _damped(second.double(), damping)
+    size = second.shape[-1]
+    rows = stay[:, :, None].expand(-1, -1, size)
+    cross = second.gather(1, rows)  # (G, S, D)
+    inner = cross.gather(2, stay[:, None, :].expand(-1, stay.shape[1], -1))  # (G, S, S)
+    right = cross @ weight.double().transpose(1, 2)  # (G, S, O)
+    return torch.cholesky_solve(right, torch.linalg.cholesky(inner)).transpose(1, 2).to(weight.dtype)
+
+
+def saliency(weight: Tensor, second: Tensor, block: int, damping: float = DAMPING) -> Tensor:
+    """What the removal of one block of columns at a time costs: half the squared error per row of inputs.
+
+    Args:
+        weight: (G, O, D) weight.
+        second: (G, D, D) second moments of the inputs.
+        block: Columns of one input channel; D is a multiple of it.
+        damping: As in `refit`.
+
+    Returns:
+        (G, D / block) float64.
+    """
+    groups, outputs, size = weight.shape
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(_damped(second.double(), damping)))
+    count = size // block
+    view = inverse.reshape(groups, count, block, count, block)
+    diagonal = view.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)  # (G, count, block, block)
+    columns = (
+        weight.double().reshape(groups, outputs, count, block).permute(0, 2, 3, 1)
+    )  # (G, count, block, O)
+    solved = torch.linalg.solve(diagonal, columns)
+    return (columns * solved).sum(dim=(2, 3)) / 2
+
+
+@register_importance("obs", needs="examples")
+def obs(net: Structure, model: nn.Module, examples: Examples) -> Tensor:
+    """The error that the removal of a class makes in all operators that read it, the others being refitted.
+
+    Each operator's error is divided by the mean square of its output. Axes that no such operator reads are
+    scored by their magnitude. No labels are looked at.
+    """
+    wanted = [c.name for c in net.consumers if varies(net, c)]
+    found, _ = gather_moments(net, model, examples, wanted)
+    named = dict(model.named_parameters(remove_duplicate=False))
+    parts: dict[str, dict[int, Tensor]] = {}
+    for name, moments in found.items():
+        weight = matrix(moments.consumer, named[name].detach())
+        centred = moments.centred
+        scale = float(((weight.double() @ centred) * weight).sum())
+        if scale <= 0:
+            continue
+        labels = net.layers[name][moments.consumer.dim_in]
+        block = weight.shape[-1] * weight.shape[0] // _channels(moments.consumer, named[name])
+        errors = saliency(weight, centred, block) / scale  # (G, D / block)
+        parts[name] = {moments.consumer.dim_in: per_label(errors, labels, moments.consumer)}
+    total, plain = gather(net, parts), magnitude_l2(net, model, examples)
+    for axis in net.prunable:
+        if not bool(total[axis.cells].any()):
+            total[axis.cells] = plain[axis.cells]
+    return total
+
+
+def varies(net: Structure, consumer: Consumer) -> bool:
+    """Whether an operator reads an axis that can shrink."""
+    labels = net.layers.get(consumer.name, {}).get(consumer.dim_in)
+    return labels is not None and not bool(net.frozen[labels].all())
+
+
+def columns_of(labels: Tensor, consumer: Consumer, weight: Tensor) -> Tensor:
+    """The class of every column of an operator's weight matrices.
+
+    Args:
+        labels: Classes of the weight along its input dimension, in its rank; they may differ from group to
+            group.
+        consumer: The operator.
+        weight: The weight.
+
+    Returns:
+        (G, D) class ids.
+    """
+    shape = [n if d == consumer.dim_in else 1 for d, n in enumerate(weight.shape)]
+    if consumer.kind != "convolution" or consumer.groups == 1:
+        first = labels
+        for d in range(labels.dim()):
+            if d != consumer.dim_in:
+                first = first.narrow(d, 0, 1)
+        wide = first.reshape(shape).expand(
+            [1 if d == 1 - consumer.dim_in else n for d, n in enumerate(weight.shape)]
+        )
+        return wide.reshape(1, -1)
+    rows = weight.shape[0] // consumer.groups
+    by_group = labels.expand(weight.shape[0], *labels.shape[1:])[::rows]  # (G, I / G, 1...)
+    return by_group.expand(consumer.groups, *weight.shape[1:]).reshape(consumer.groups, -1)
+
+
+def per_label(errors: Tensor, labels: Tensor, consumer: Consumer) -> Tensor:
+    """Errors (G, channels of a group) in the order and number of the labels."""
+    if labels.numel() == errors.numel():
+        return errors
+    if labels.shape[0] == 1:
+        return errors.sum(dim=0)  # the groups are tied to each other
+    rows = labels.shape[0] // consumer.groups
+    spread = errors[:, None, :].expand(-1, rows, -1) / rows  # a group's rows share its label
+    return spread.reshape(labels.shape)
+
+
+def _channels(consumer: Consumer, weight: Tensor) -> int:
+    return weight.shape[consumer.dim_in] * consumer.groups
+
+
+def _damped(second: Tensor, damping: float) -> Tensor:
+    """Add a share of the mean diagonal; columns that were always zero get a diagonal of one."""
+    diagonal = second.diagonal(dim1=-2, dim2=-1)
+    mean = diagonal.mean(dim=-1, keepdim=True)
+    extra = torch.where(mean > 0, damping * mean, torch.ones_like(mean)).expand_as(diagonal)
+    return second + torch.diag_embed(extra)

@@ -1,0 +1,79 @@
+"""What pruning gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from netwright.structure import Cost, Structure
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned network and what was done to make it.
+
+    Attributes:
+        model: The smaller network, a module of the same class; the given one was left alone.
+        kept: Parameter or buffer -> {dimension: indices that stayed (n,)}, or (blocks, n) where the blocks of
+            dimension 0 keep different ones.
+        before: Costs of the dense network, for one example.
+        after: Costs of the smaller one.
+        frozen: (axis, reason) of every axis that could not shrink.
+        net: The dense network's structure.
+        keep: (count,) bool, the classes of the structure that stayed.
+        how: How the surgery was done.
+        attributes: Module -> {attribute: value} that were rewritten.
+        adopted: Attention modules that were given a free inner width.
+        notes: What a reader should know, one line each.
+        seconds: How long it took.
+        latency: Measured milliseconds, where the budget named a latency: {"before": ..., "after": ...}.
+        error: Difference from the masked dense network, relative, where it was checked.
+    """
+
+    model: nn.Module
+    kept: Mapping[str, Mapping[int, Tensor]]
+    before: Cost
+    after: Cost
+    frozen: list[tuple[str, str]]
+    net: Structure = field(repr=False)
+    keep: Tensor = field(repr=False)
+    how: str = "in place"
+    attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    adopted: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    latency: Mapping[str, float] | None = None
+    error: float | None = None
+
+    @property
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """Axis -> (members that stayed, members before), for every axis that could shrink."""
+        return {a.name: (int(self.keep[a.cells].sum()), a.total) for a in self.net.prunable}
+
+    def __str__(self) -> str:
+        rows = [
+            ("macs", self.before.macs, self.after.macs),
+            ("params", self.before.params, self.after.params),
+            ("activation bytes", self.before.activation_bytes, self.after.activation_bytes),
+        ]
+        lines = [f"{self.net.name}, pruned {self.how} in {self.seconds:.2f} s", ""]
+        lines += [f"{'':<18}{'before':>16}{'after':>16}{'share':>9}"]
+        lines += [f"{n:<18}{b:>16,}{a:>16,}{a / b if b else 1:>9.1%}" for n, b, a in rows]
+        if self.latency is not None:
+            b_ms, a_ms = self.latency["before"], self.latency["after"]
+            lines.append(f"{'latency':<18}{b_ms:>13.3f} ms{a_ms:>13.3f} ms{a_ms / b_ms:>9.1%}")
+        lines += ["", f"{'axis':<44}{'before':>8}{'after':>8}{'share':>9}"]
+        lines += [f"{_short(n):<44}{t:>8}{k:>8}{k / t:>9.1%}" for n, (k, t) in self.widths.items()]
+        if self.frozen:
+            lines += ["", "left alone:"]
+            lines += [f"  {name}: {reason}" for name, reason in self.frozen]
+        if self.notes:
+            lines += ["", *[f"- {note}" for note in self.notes]]
+        return "\n".join(lines)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 43 else "…" + name[-42:]

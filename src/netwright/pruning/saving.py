@@ -1,0 +1,196 @@
+"""A pruned network in a folder: weights as safetensors, and the surgery that makes the architecture fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netwright import __version__, _files, structure
+from netwright.errors import ArtefactError, StructureError, UsageError, from_os_error
+from netwright.pruning.result import Pruned
+
+_FORMAT = "netwright-pruned"
+_VERSION = 1
+_WEIGHTS, _RECIPE = "model.safetensors", "kept.json"
+
+
+def save_pruned(pruned: Pruned, folder: str | Path) -> Path:
+    """Write a pruned network: ``model.safetensors`` and ``kept.json``, each complete or not at all.
+
+    Args:
+        pruned: What `prune` gave, perhaps with a model that was trained further.
+        folder: Where to; it is made if it does not exist.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ArtefactError: if the files cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    unique, aliases = _distinct(pruned.model.state_dict())
+    recipe = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "netwright": __version__,
+        "torch": torch.__version__,
+        "model": type(pruned.model).__name__,
+        "how": pruned.how,
+        "macs": [pruned.before.macs, pruned.after.macs],
+        "params": [pruned.before.params, pruned.after.params],
+        "notes": list(pruned.notes),
+        "adopted": list(pruned.adopted),
+        "attributes": {m: dict(values) for m, values in pruned.attributes.items()},
+        "aliases": aliases,
+        "kept": {n: {str(d): i.tolist() for d, i in dims.items()} for n, dims in pruned.kept.items()},
+    }
+    with _files.atomic(folder / _WEIGHTS) as temporary:
+        save_file(unique, temporary, metadata={"format": "pt"})
+    _files.write_text(folder / _RECIPE, json.dumps(recipe) + "\n")
+    return folder
+
+
+def load(folder: str | Path, model: nn.Module) -> nn.Module:
+    """Read a pruned network: repeat its surgery on the dense architecture and put its weights in.
+
+    Args:
+        folder: What `save_pruned` wrote.
+        model: The dense architecture, with any weights; it is not touched.
+
+    Returns:
+        A new module, in the mode (train or eval) of the given one.
+
+    Raises:
+        ArtefactError: if the files are missing, corrupt, of another format, or do not fit the architecture.
+    """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model is a {type(model).__name__}", "give the dense architecture, an nn.Module")
+    folder = Path(folder)
+    recipe = _read_recipe(folder / _RECIPE)
+    weights = _read_weights(folder / _WEIGHTS)
+    try:
+        kept, attributes, adopted = _parse(recipe, model)
+        small = structure.replay(model, kept, attributes, adopted)
+    except StructureError as error:
+        raise ArtefactError(
+            f"{folder} does not fit {type(model).__name__}: {error.message}", error.hint
+        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise ArtefactError(
+            f"{folder / _RECIPE} is corrupt or does not fit {type(model).__name__} ({error!r})",
+            "write it again with save_pruned",
+        ) from error
+    for alias, name in recipe.get("aliases", {}).items():
+        if name in weights:
+            weights[alias] = weights[name]
+    _check(small, weights, folder)
+    small.load_state_dict(weights)
+    return small
+
+
+def _distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors without those that share memory with an earlier one, and the names of these."""
+    first: dict[tuple[Any, ...], str] = {}
+    unique, aliases = {}, {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        if tensor.numel() and key in first:
+            aliases[name] = first[key]
+            continue
+        first[key] = name
+        unique[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return unique, aliases
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        recipe = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtefactError(f"there is no {path}", "give the folder that save_pruned wrote") from error
+    except OSError as error:
+        raise from_os_error(error, f"reading {path}") from error
+    except ValueError as error:
+        raise ArtefactError(f"{path} is not JSON", "write it again with save_pruned") from error
+    if not isinstance(recipe, dict) or recipe.get("format") != _FORMAT:
+        raise ArtefactError(f"{path} is not a pruned network of Netwright")
+    if recipe.get("version") != _VERSION:
+        raise ArtefactError(
+            f"{path} has version {recipe.get('version')!r}, version {_VERSION} is understood",
+            "update Netwright",
+        )
+    return recipe
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise ArtefactError(f"there is no {path}", "give the folder that save_pruned wrote") from error
+    except OSError as error:
+        raise from_os_error(error, f"reading {path}") from error
+    except SafetensorError as error:
+        raise ArtefactError(f"{path} is corrupt ({error})", "write it again with save_pruned") from error
+
+
+def _parse(
+    recipe: Mapping[str, Any], model: nn.Module
+) -> tuple[dict[str, dict[int, Tensor]], dict[str, dict[str, Any]], list[str]]:
+    """The surgery in the terms of `netwright.structure.replay`."""
+    kept = {
+        str(name): {int(dim): _indices(index) for dim, index in dims.items()}
+        for name, dims in recipe["kept"].items()
+    }
+    modules = dict(model.named_modules())
+    attributes = {
+        str(path): {str(k): _typed(v, modules.get(path), k) for k, v in values.items()}
+        for path, values in recipe["attributes"].items()
+    }
+    return kept, attributes, [str(name) for name in recipe["adopted"]]
+
+
+def _indices(value: Any) -> Tensor:
+    index = torch.tensor(value)
+    if index.dtype != torch.int64 or index.dim() not in (1, 2) or index.numel() == 0 or int(index.min()) < 0:
+        raise ValueError("what was kept must be lists of indices")
+    return index
+
+
+def _typed(value: Any, module: nn.Module | None, name: str) -> Any:
+    """A value as its attribute holds it: JSON knows no tuples. Only numbers are taken."""
+    flat = value if isinstance(value, list) else [value]
+    if not all(isinstance(v, (int, float)) for v in flat):
+        raise ValueError(f"attribute {name} must be a number or a list of numbers")
+    if module is not None and not hasattr(module, name):
+        raise AttributeError(f"{type(module).__name__} has no attribute {name}")
+    return (
+        tuple(value) if isinstance(value, list) and isinstance(getattr(module, name, None), tuple) else value
+    )
+
+
+def _check(small: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Refuse weights that do not fit, naming the first that does not."""
+    own = small.state_dict()
+    wrong = [n for n in own if n not in weights] + [n for n in weights if n not in own]
+    if wrong:
+        raise ArtefactError(
+            f"{folder / _WEIGHTS} does not fit {type(small).__name__}: "
+            f"{len(wrong)} names differ, first {wrong[0]}",
+            "give the architecture that was pruned",
+        )
+    for name, tensor in own.items():
+        if tensor.shape != weights[name].shape:
+            raise ArtefactError(
+                f"{folder / _WEIGHTS} does not fit {type(small).__name__}: {name} has shape "
+                f"{tuple(weights[name].shape)}, {tuple(tensor.shape)} is needed",
+                "give the architecture that was pruned",
+            )

@@ -1,0 +1,266 @@
+"""Walk a recording and label every tensor; collect the ties, freezes and blocks on the way.
+
+The walk knows nothing of modules. What each operator does to labels is the business of `rules`; the vocabulary the
+rules speak is here: `layers_of`, `tie`, `freeze`, `collapse`, `block`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from netwright.structure.layers import varying
+from netwright.structure.record import Node, Recording, Ref
+
+Layers = list[Tensor]
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """Units that may not be removed, and why.
+
+    Attributes:
+        units: Unit ids.
+        reason: What freezes them.
+        node: The operator call, or None for the network's outputs.
+    """
+
+    units: Tensor
+    reason: str
+    node: Node | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of units that must keep equally many members each.
+
+    Attributes:
+        labels: Labels; `ragged` is the dimension within a row, the other varying ones count the rows.
+        ragged: The innermost varying dimension.
+        kind: What made it: "view", "split", "groups".
+        node: The operator call.
+    """
+
+    labels: Tensor
+    ragged: int
+    kind: str
+    node: Node
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A recording and the layers of its tensors.
+
+    Attributes:
+        recording: The operators.
+        table: Layers of units of every tensor, by number, as they were when the tensor was made (in-place writes
+            update them).
+        uniform: Tensors with the same value everywhere: they take the size of what they meet.
+    """
+
+    recording: Recording
+    table: list[Layers]
+    uniform: set[int]
+
+
+@dataclass
+class Labels:
+    """The state of a walk over one or several recordings of one network.
+
+    Args:
+        heads: "whole" ties the units of each attention head, so heads go whole; "width" narrows every head alike.
+        given: Parameter name -> {dimension: layer}; instead of fresh units (used to prove a surgery).
+    """
+
+    heads: str = "whole"
+    given: dict[str, dict[int, Tensor]] | None = None
+    units: int = 1
+    ties: list[tuple[Tensor, Tensor, Node | None]] = field(default_factory=list)
+    freezes: list[Freeze] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    parameters: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    unknown: dict[str, list[str]] = field(default_factory=dict)
+
+    def walk(self, recording: Recording) -> Traced:
+        """Label every tensor of a recording.
+
+        Args:
+            recording: The operators.
+        """
+        walk = Walk(self, recording)
+        return Traced(recording, walk.run(), walk.uniform)
+
+    def fresh(self, size: int) -> Tensor:
+        """A range of new unit ids (size,)."""
+        first, self.units = self.units, self.units + size
+        return torch.arange(first, first + size)
+
+
+class Walk:
+    """One recording being labelled; the rules receive this object."""
+
+    def __init__(self, labels: Labels, recording: Recording) -> None:
+        self.labels = labels
+        self.recording = recording
+        self.shapes = recording.shapes
+        self.table: list[Layers | None] = [None] * len(recording.shapes)
+        self.names: dict[int, str] = {}
+        for name, number in recording.parameters.items():
+            self.names.setdefault(number, name)
+        self.uniform: set[int] = set()
+        self.rows = torch.zeros(0, dtype=torch.int64)
+        self.node: Node = Node("input", None, (), {}, [], [], "")
+
+    def run(self) -> list[Layers]:
+        from netwright.structure.rules import rule_for
+
+        for node in self.recording.nodes:
+            self.node = node
+            rule = rule_for(node)
+            if rule is None:
+                self._unknown(node)
+                continue
+            results = rule(self, node)
+            for number, layers in zip(node.outputs, results, strict=False):
+                if number >= 0:
+                    self.table[number] = self.tidy(layers, number)
+            for number in node.outputs[len(results) :]:
+                if number >= 0:
+                    self.table[number] = []
+        for number in self.recording.outputs:
+            for layer in self.layers_of(number):
+                self.labels.freezes.append(Freeze(layer.flatten(), "it is an output of the network", None))
+        return [layers or [] for layers in self.table]
+
+    def _unknown(self, node: Node) -> None:
+        self.labels.unknown.setdefault(node.op, []).append(node.module)
+        for number in node.inputs:
+            for layer in self.layers_of(number):
+                self.freeze(layer, f"operator {node.op} has no rule")
+        for number in node.outputs:
+            if number >= 0:
+                self.table[number] = []
+
+    def shape(self, ref: Ref | int) -> tuple[int, ...]:
+        """Shape of a tensor of the recording."""
+        return self.shapes[ref.id if isinstance(ref, Ref) else ref]
+
+    def is_parameter(self, ref: Ref | int) -> bool:
+        """Whether a tensor is a parameter or buffer itself."""
+        return (ref.id if isinstance(ref, Ref) else ref) in self.names
+
+    def layers_of(self, ref: Ref | int) -> Layers:
+        """Layers of a tensor; a floating-point parameter gets units along all its dimensions when first met."""
+        number = ref.id if isinstance(ref, Ref) else ref
+        found = self.table[number]
+        if found is not None:
+            return found
+        name = self.names.get(number)
+        if name is None or not self.recording.dtypes[number].is_floating_point:
+            self.table[number] = []
+            return []
+        for dim, size in enumerate(self.shape(number)):
+            if size > 1:
+                self.axis(number, dim)
+        return self.table[number] or []
+
+    def axis(self, number: int, dim: int, adopt: Tensor | None = None) -> Tensor:
+        """The layer of a parameter along one dimension, made when first asked for.
+
+        Args:
+            number: The parameter's number.
+            dim: The dimension.
+            adopt: Units (size,) to use when the parameter has none there yet, instead of fresh ones and ties.
+        """
+        name = self.names[number]
+        known = self.labels.parameters.setdefault(name, {})
+        shape = self.shape(number)
+        if dim not in known:
+            given = self.given(name, dim)
+            if given is not None and given.shape[dim] == shape[dim]:
+                known[dim] = given
+            elif adopt is not None and self.labels.given is None:
+                known[dim] = adopt.reshape(_along(shape, dim))
+            else:
+                known[dim] = self.labels.fresh(shape[dim]).reshape(_along(shape, dim))
+        if adopt is not None:
+            self.tie(known[dim], adopt.reshape(_along(shape, dim)))
+        self.table[number] = list(known.values())
+        return known[dim]
+
+    def given(self, name: str, dim: int) -> Tensor | None:
+        """The layer that was given for a parameter's dimension, if any."""
+        return None if self.labels.given is None else self.labels.given.get(name, {}).get(dim)
+
+    def set_axis(self, number: int, dim: int, layer: Tensor) -> None:
+        """Describe a parameter's dimension by a layer that varies along other dimensions too (grouped weights)."""
+        name = self.names[number]
+        known = self.labels.parameters.setdefault(name, {})
+        given = self.given(name, dim)
+        if dim not in known and given is not None:
+            known[dim] = given
+        if dim in known:
+            self.tie(known[dim], layer)
+        else:
+            known[dim] = layer
+        self.table[number] = list(known.values())
+
+    def tie(self, a: Tensor, b: Tensor) -> None:
+        """Tie two layers elementwise, by broadcast."""
+        if a is b:
+            return
+        a, b = torch.broadcast_tensors(a, b)
+        a, b = a.reshape(-1), b.reshape(-1)
+        self.labels.ties.append((a, b, self.node))
+
+    def freeze(self, layer: Tensor, reason: str) -> None:
+        """Freeze all units of a layer."""
+        self.labels.freezes.append(Freeze(layer.reshape(-1), reason, self.node))
+
+    def collapse(self, layer: Tensor, dims: tuple[int, ...]) -> Tensor:
+        """Tie a layer with its first slice along some dimensions, which become size 1."""
+        for d in dims:
+            if layer.shape[d] > 1:
+                first = layer.narrow(d, 0, 1)
+                self.tie(layer.narrow(d, 1, layer.shape[d] - 1), first)
+                layer = first
+        return layer
+
+    def block(self, layer: Tensor, kind: str) -> None:
+        """Record that the rows of a layer must keep equal counts."""
+        dims = varying(layer)
+        self.labels.blocks.append(Block(layer, dims[-1], kind, self.node))
+        need = self.labels.units - len(self.rows)
+        if need > 0:
+            self.rows = torch.cat([self.rows, torch.zeros(need, dtype=torch.int64)])
+        count = layer.numel() // layer.shape[dims[-1]]
+        base = (len(self.labels.blocks)) * 1_000_003
+        rows = torch.arange(base, base + count)
+        shape = [1 if d == dims[-1] else n for d, n in enumerate(layer.shape)]
+        self.rows[layer.reshape(-1)] = rows.reshape(shape).expand(layer.shape).reshape(-1)
+
+    def crossing(self, layer: Tensor) -> bool:
+        """Whether a merge would interleave the rows of a block (they are not constant along the innermost)."""
+        dims = varying(layer)
+        if len(dims) < 2 or not len(self.rows):
+            return False
+        known = layer.clamp(max=len(self.rows) - 1)
+        rows = torch.where(layer < len(self.rows), self.rows[known], 0)
+        d = dims[-1]
+        return bool((rows != rows.narrow(d, 0, 1)).any())
+
+    def tidy(self, layers: Layers, number: int) -> Layers:
+        """Drop what says nothing: layers of one unit (frozen) and layers that are frozen as a whole."""
+        kept = []
+        for layer in layers:
+            if layer.numel() == 1:
+                self.freeze(layer, "one unit spans a whole tensor")
+            elif bool((layer != 0).any()):
+                kept.append(layer)
+        return kept
+
+
+def _along(shape: tuple[int, ...], dim: int) -> list[int]:
+    return [n if d == dim else 1 for d, n in enumerate(shape)]

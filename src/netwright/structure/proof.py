@@ -1,0 +1,144 @@
+"""Prove a surgery without arithmetic: shapes, scalars and labels of the small network against the dense one's.
+
+1. The small network calls the same operators in the same order, every output has the predicted shape, and every
+   floating-point argument (a softmax temperature, an epsilon) is the same.
+2. Walking the small network with the labels of what was kept ties no two classes: wherever two kept units meet in
+   the small network they are one class, as in the dense one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from netwright.structure.cost import VIEWS
+from netwright.structure.labels import Labels, Traced
+from netwright.structure.layers import varying
+from netwright.structure.record import Node, Recording
+from netwright.structure.sizes import take
+
+if TYPE_CHECKING:
+    from netwright.structure.tracing import Structure
+
+#: Operators whose secondary outputs are bookkeeping.
+_PRIMARY = 1
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A difference between the small network and what the labels predict.
+
+    Attributes:
+        what: The difference, in words.
+        op: The operator.
+        module: Path of the module that called it.
+    """
+
+    what: str
+    op: str
+    module: str
+
+    def __str__(self) -> str:
+        where = f" (operator {self.op} in {self.module or 'the model itself'})" if self.op else ""
+        return self.what + where
+
+
+def prove(
+    net: Structure,
+    run: Traced,
+    small: Recording,
+    predicted: list[tuple[int, ...]],
+    kept: Mapping[str, Mapping[int, Tensor]],
+) -> Mismatch | None:
+    """The first difference, or None when the surgery is right.
+
+    Args:
+        net: The dense network's structure.
+        run: One of its recordings.
+        small: The same recording of the small network.
+        predicted: Shape of every tensor of the dense recording after the surgery.
+        kept: What stayed.
+    """
+    return _operators(run, small, predicted) or _labels(net, small, kept)
+
+
+def _operators(run: Traced, small: Recording, predicted: list[tuple[int, ...]]) -> Mismatch | None:
+    dense = run.recording
+    ours, theirs = _computing(dense), _computing(small)
+    for a, b in zip(ours, theirs, strict=False):
+        if a.op != b.op:
+            return Mismatch(f"{b.op} runs where {a.op} ran", a.op, a.module)
+        for x, y in list(zip(a.outputs, b.outputs, strict=False))[:_PRIMARY]:
+            if x < 0 or y < 0 or x in run.uniform:
+                continue
+            free = dense.broadcast.get(x, frozenset())
+            want, got = predicted[x], small.shapes[y]
+            if len(want) != len(got) or any(
+                m != n for d, (m, n) in enumerate(zip(want, got, strict=True)) if d not in free
+            ):
+                return Mismatch(f"the shape is {got} where {want} is right", a.op, a.module)
+        for s, t in zip(_floats(a), _floats(b), strict=False):
+            if s != t and not (s != s and t != t):
+                return Mismatch(f"the factor is {t:.6g} where {s:.6g} is right", a.op, a.module)
+    if len(ours) != len(theirs):
+        return Mismatch(f"{len(theirs)} operators run where {len(ours)} ran", "", "")
+    return None
+
+
+def _computing(recording: Recording) -> list[Node]:
+    """The operators that compute. Whether a reshape copies depends on sizes of 1, so copies and views do not count."""
+    return [n for n in recording.nodes if n.op not in VIEWS and n.op != "clone"]
+
+
+def _floats(node: Node) -> Iterator[float]:
+    def inside(value: Any) -> Iterator[float]:
+        if isinstance(value, float):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            for v in value:
+                yield from inside(v)
+
+    yield from inside(node.args)
+    yield from inside(list(node.kwargs.values()))
+
+
+def _labels(net: Structure, small: Recording, kept: Mapping[str, Mapping[int, Tensor]]) -> Mismatch | None:
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    given = {}
+    for name, dims in net.layers.items():
+        cut = kept.get(name, {})
+        given[name] = {
+            dim: take(layer, {d: cut[d] for d in varying(layer) if d in cut}) if cut else layer
+            for dim, layer in dims.items()
+        }
+    labels = Labels(heads=net.heads, given=given, units=net.count)
+    labels.walk(small)
+    if not labels.ties:
+        return None
+    left = np.concatenate([a.numpy() for a, _, _ in labels.ties])
+    right = np.concatenate([b.numpy() for _, b, _ in labels.ties])
+    live = (left != 0) & (right != 0) & (left != right)
+    left, right = left[live], right[live]
+    if not len(left):
+        return None
+    n = labels.units
+    graph = coo_array((np.ones(len(left), np.bool_), (left, right)), shape=(n, n))
+    _, component = connected_components(graph, directed=False)
+    mine = component[1 : net.count]
+    order = np.argsort(mine, kind="stable")
+    double = np.flatnonzero(np.diff(mine[order]) == 0)
+    if not len(double):
+        return None
+    bad = {int(order[double[0]]) + 1, int(order[double[0] + 1]) + 1}
+    for a, b, node in labels.ties:
+        x, y = a.numpy(), b.numpy()
+        hit = (x != y) & np.isin(x, list(bad)) & np.isin(y, list(bad))
+        if hit.any() and node is not None:
+            return Mismatch("units meet that did not meet in the dense network", node.op, node.module)
+    return Mismatch("units meet that did not meet in the dense network", "", "")

@@ -1,0 +1,297 @@
+"""Record the ATen operators of one forward pass.
+
+The forward pass runs on a *meta clone*: a deep copy of the model whose memo replaces every tensor by one without
+values, so no weight is copied or computed with, and nothing that the forward stores reaches the user's model.
+Where a forward needs values (meta tensors have none), the recording is repeated on a real copy.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from netwright.errors import ModelError
+from netwright.structure.attention import adopt_attention
+from netwright.structure.inputs import Inputs, to_meta
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A tensor of the recording, by number."""
+
+    id: int
+
+
+@dataclass(slots=True)
+class Node:
+    """One operator call.
+
+    Attributes:
+        op: Name without overload and without the trailing underscore of in-place variants.
+        target: The ATen overload, callable.
+        args: Positional arguments with tensors replaced by `Ref`.
+        kwargs: Keyword arguments likewise.
+        inputs: Numbers of all tensors among the arguments, in order.
+        outputs: Numbers of the output tensors, in order (-1 for a missing one).
+        module: Dotted path of the module whose forward made the call ("" is the root).
+    """
+
+    op: str
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: list[int]
+    outputs: list[int]
+    module: str
+
+
+@dataclass
+class Recording:
+    """What one forward pass did: its operators, and every tensor's shape.
+
+    Attributes:
+        nodes: Operator calls in order.
+        shapes: Shape of every tensor, by number.
+        dtypes: Its dtype.
+        broadcast: Dimensions of stride 0 and size above 1 (expanded ones), where there are any.
+        parameters: Name of every parameter and buffer -> tensor number (aliases share one).
+        buffers: Numbers of those that are buffers.
+        inputs: Numbers of the example's tensors.
+        outputs: Numbers of the tensors that the model returned.
+        real: Whether real values were needed.
+        training: Whether it was recorded in training mode.
+    """
+
+    nodes: list[Node] = field(default_factory=list)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    dtypes: list[torch.dtype] = field(default_factory=list)
+    broadcast: dict[int, frozenset[int]] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
+    buffers: set[int] = field(default_factory=set)
+    inputs: list[int] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+    real: bool = False
+    training: bool = False
+
+    def used(self) -> set[int]:
+        """Numbers of all tensors that some operator reads."""
+        return {i for node in self.nodes for i in node.inputs}
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self, recording: Recording, values: dict[int, Tensor] | None = None) -> None:
+        super().__init__()
+        self.recording = recording
+        self.values = values  # what was there before the pass, where it is wanted
+        self.ids: dict[int, int] = {}
+        self.held: list[Tensor] = []  # Python reuses the id of a dead object: keep every tensor alive
+        self.path: list[str] = [""]
+
+    def number(self, tensor: Tensor) -> int:
+        key = id(tensor)
+        known = self.ids.get(key)
+        if known is not None:
+            return known
+        new = self.ids[key] = len(self.held)
+        self.held.append(tensor)
+        shape = tuple(tensor.shape)
+        self.recording.shapes.append(shape)
+        self.recording.dtypes.append(tensor.dtype)
+        if tensor.layout == torch.strided:
+            stride = tensor.stride()
+            if 0 in stride:
+                free = frozenset(
+                    d for d, (s, n) in enumerate(zip(stride, shape, strict=True)) if s == 0 and n > 1
+                )
+                if free:
+                    self.recording.broadcast[new] = free
+        return new
+
+    def start(self, tensor: Tensor) -> int:
+        """Number a tensor that no operator of the pass has made."""
+        number = self.number(tensor)
+        if self.values is not None and number not in self.values:
+            self.values[number] = tensor.detach().clone()
+        return number
+
+    def refer(self, value: Any, seen: list[int]) -> Any:
+        if isinstance(value, Tensor):
+            number = self.ids.get(id(value))
+            if number is None:
+                number = self.start(value)
+            seen.append(number)
+            return Ref(number)
+        if isinstance(value, (list, tuple)):
+            return type(value)([self.refer(v, seen) for v in value])
+        return value
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        seen: list[int] = []
+        held = tuple([self.refer(a, seen) for a in args])
+        named = {k: self.refer(v, seen) for k, v in kwargs.items()}
+        out = func(*args, **kwargs)
+        if isinstance(out, Tensor):
+            outputs = [self.number(out)]
+        elif isinstance(out, (list, tuple)):
+            outputs = [self.number(o) if isinstance(o, Tensor) else -1 for o in out]
+        else:
+            return out
+        name = func._schema.name.partition("::")[2]
+        if name.endswith("_") and not name.endswith("__"):
+            name = name[:-1]
+        self.recording.nodes.append(Node(name, func, held, named, seen, outputs, self.path[-1]))
+        return out
+
+
+@contextmanager
+def _module_paths(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    names: dict[int, str] = {}
+    for name, module in model.named_modules():
+        names.setdefault(id(module), name)
+
+    # The hooks return None: anything else would replace the module's inputs or outputs.
+    def enter(module: nn.Module, args: Any) -> None:
+        recorder.path.append(names.get(id(module), recorder.path[-1]))
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        recorder.path.pop()
+
+    handles = [
+        nn.modules.module.register_module_forward_pre_hook(enter),
+        nn.modules.module.register_module_forward_hook(leave, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _stray_tensors(value: Any, found: list[Tensor], depth: int = 0) -> None:
+    if isinstance(value, Tensor):
+        found.append(value)
+    elif depth < 3 and isinstance(value, dict):
+        for inner in value.values():
+            _stray_tensors(inner, found, depth + 1)
+    elif depth < 3 and isinstance(value, (list, tuple)):
+        for inner in value:
+            _stray_tensors(inner, found, depth + 1)
+
+
+def clone(model: nn.Module, device: str | None = "meta") -> nn.Module:
+    """A deep copy on the meta device (no weight copied), or a real one when `device` is None.
+
+    Args:
+        model: The model; it is not touched.
+        device: "meta", or None for a real copy.
+    """
+    if device is None:
+        return copy.deepcopy(model)
+    memo: dict[int, Any] = {}
+    found: list[Tensor] = []
+    for module in model.modules():
+        for value in module.__dict__.values():
+            _stray_tensors(value, found)
+    for tensor in found:
+        if id(tensor) in memo:
+            continue
+        empty = torch.empty_like(tensor, device=device, requires_grad=False)
+        memo[id(tensor)] = (
+            nn.Parameter(empty, requires_grad=tensor.requires_grad)
+            if isinstance(tensor, nn.Parameter)
+            else empty
+        )
+    return copy.deepcopy(model, memo)
+
+
+def record(
+    model: nn.Module, inputs: Inputs, *, training: bool = False, real: bool | None = None
+) -> Recording:
+    """Record one forward pass.
+
+    Args:
+        model: The model; it is not touched.
+        inputs: The example inputs.
+        training: Record in training mode (for branches that run only there).
+        real: Use real values; None tries without and falls back.
+
+    Raises:
+        ModelError: if the model rejects the example.
+    """
+    if real is None:
+        try:
+            return record(model, inputs, training=training, real=False)
+        except ModelError as without:
+            try:
+                return record(model, inputs, training=training, real=True)
+            except ModelError as error:
+                raise error from without
+    twin = clone(model, None if real else "meta").train(training)
+    inputs = inputs.map(lambda x: x.detach().clone()) if real else to_meta(inputs)
+    recorder = _Recorder(Recording(real=real, training=training))
+    _run(twin, inputs, recorder)
+    return recorder.recording
+
+
+def record_values(model: nn.Module, inputs: Inputs) -> tuple[Recording, dict[int, Tensor]]:
+    """Record one forward pass on real tensors, in the mode the model is in, and keep what it started from.
+
+    Args:
+        model: The model; buffers that its forward writes are written.
+        inputs: The example inputs, on the model's device.
+
+    Returns:
+        The recording, and the value of every parameter, buffer, input and constant before the pass and of every
+        output after it, by number.
+
+    Raises:
+        ModelError: if the model rejects the example.
+    """
+    recorder = _Recorder(Recording(real=True, training=model.training), values={})
+    outputs = _run(model, inputs.map(torch.clone), recorder)
+    assert recorder.values is not None
+    return recorder.recording, {**recorder.values, **outputs}
+
+
+def _run(twin: nn.Module, inputs: Inputs, recorder: _Recorder) -> dict[int, Tensor]:
+    """Run a model that is ours under a recorder; returns its output tensors by number."""
+    adopt_attention(twin)
+    recording = recorder.recording
+    named = [*twin.named_parameters(remove_duplicate=False), *twin.named_buffers(remove_duplicate=False)]
+    for name, tensor in named:
+        recording.parameters[name] = recorder.start(tensor)
+        if not isinstance(tensor, nn.Parameter):
+            recording.buffers.add(recording.parameters[name])
+    recording.inputs = [recorder.start(x) for x in inputs.tensors()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder operator would hide everything
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), _module_paths(twin, recorder), recorder:
+            output = inputs.call(twin)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    leaves = [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
+    if not leaves:
+        leaves = _attribute_tensors(output)
+    recording.outputs = [recorder.number(x) for x in leaves]
+    return dict(zip(recording.outputs, leaves, strict=True))
+
+
+def _attribute_tensors(output: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    _stray_tensors(getattr(output, "__dict__", {}), found)
+    if not found:
+        raise ModelError(
+            f"the model returned {type(output).__name__}, in which there is no tensor",
+            "return the tensors themselves",
+        )
+    return found

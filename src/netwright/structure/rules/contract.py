@@ -1,0 +1,92 @@
+"""Matrix products tie their two sides along the contracted dimension and end it there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from netwright.structure.layers import varying
+from netwright.structure.rules._base import rule
+from netwright.structure.rules.elementwise import merge
+
+if TYPE_CHECKING:
+    from netwright.structure.labels import Walk
+    from netwright.structure.record import Node
+
+
+@rule("mm", "addmm", "bmm", "baddbmm", "dot", "mv", "addmv")
+def product(walk: Walk, node: Node) -> list[list[Tensor]]:
+    """`A (.., M, K) @ B (.., K, N)`; addmm and baddbmm add their first argument element-wise."""
+    if node.op in ("dot", "mv", "addmv"):
+        for number in node.inputs:
+            for layer in walk.layers_of(number):
+                walk.freeze(layer, f"operator {node.op} has no rule")
+        return [[]]
+    bias, a, b = ([None] if len(node.inputs) == 2 else []) + list(node.inputs)[:3]  # type: ignore[misc]
+    out = contract(walk, a, b)
+    number = node.outputs[0]
+    walk.table[number] = walk.tidy(out, number)
+    if bias is not None:
+        walk.table[number] = merge(walk, [number, bias], walk.shape(number))
+    return [walk.table[number] or []]
+
+
+def contract(walk: Walk, a: int, b: int) -> list[Tensor]:
+    """Tie the contracted dimension (last of A, last but one of B); returns the layers of the result."""
+    rank = len(walk.shape(a))
+    left, right = walk.layers_of(a), walk.layers_of(b)
+    inner_a = [walk.collapse(la, (rank - 2,)) for la in left if la.shape[-1] > 1]
+    inner_b = [walk.collapse(la, (rank - 1,)) for la in right if la.shape[-2] > 1]
+    heads = _join(walk, a, b, [la.transpose(-1, -2) for la in inner_a], inner_b)
+    out = [la for la in left if la.shape[-1] == 1 and la.shape[-2] > 1]
+    out += [la for la in right if la.shape[-2] == 1 and la.shape[-1] > 1]
+    batch_a = [la for la in left if la.shape[-1] == 1 and la.shape[-2] == 1]
+    batch_b = [la for la in right if la.shape[-1] == 1 and la.shape[-2] == 1]
+    return _with_batches(walk, out, heads, (batch_a, right, b), (batch_b, left, a))
+
+
+def _join(walk: Walk, a: int, b: int, left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
+    """Tie contracted layers one to one; with whole heads, rows of a batched contraction become one unit each."""
+    uniform = a in walk.uniform or b in walk.uniform
+    if not left and not right:
+        return []
+    if len(left) != 1 or len(right) != 1:
+        if not uniform:
+            for layer in left + right:
+                walk.freeze(layer, "it is contracted with something that has no units there")
+        return []
+    walk.tie(left[0], right[0])
+    rows = [la for la in (left[0], right[0]) if len(varying(la)) > 1]
+    if not rows or walk.labels.heads != "whole":
+        return []
+    row = walk.collapse(rows[0], (rows[0].dim() - 2,))
+    return [row]
+
+
+def _with_batches(
+    walk: Walk,
+    out: list[Tensor],
+    heads: list[Tensor],
+    *sides: tuple[list[Tensor], list[Tensor], int],
+) -> list[Tensor]:
+    """Layers on the batch dimensions alone: tied with the other side's rows, or frozen where it has none."""
+    kept = list(heads)
+    for layers, others, number in sides:
+        for layer in layers:
+            partners = [o for o in others if set(varying(layer)) <= set(varying(o))]
+            whole = walk.labels.heads == "whole" or all(varying(o) == varying(layer) for o in partners)
+            if not whole:
+                walk.freeze(layer, "it counts attention heads, and heads are narrowed alike, not removed")
+                continue
+            for partner in partners:
+                extra = tuple(d for d in varying(partner) if d not in varying(layer))
+                walk.tie(layer, walk.collapse(partner, extra))
+            if partners:
+                kept.append(layer)
+            elif number not in walk.uniform:
+                walk.freeze(layer, "it is multiplied by something that has no units along the batch")
+    for layer in kept:
+        if not any(set(varying(layer)) <= set(varying(o)) for o in out):
+            out = [*out, layer]
+    return out

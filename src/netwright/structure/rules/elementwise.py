@@ -1,0 +1,124 @@
+"""Element-wise operators tie the labels that meet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from netwright.structure.layers import align, varying
+from netwright.structure.rules._base import rule
+
+if TYPE_CHECKING:
+    from netwright.structure.labels import Walk
+    from netwright.structure.record import Node
+
+UNARY = (
+    "relu relu6 gelu silu sigmoid tanh hardswish hardsigmoid hardtanh elu selu celu mish softplus leaky_relu"
+    " log_sigmoid_forward hardshrink softshrink threshold exp expm1 log log1p log2 log10 sqrt rsqrt sin cos tan asin acos"
+    " atan sinh cosh asinh acosh atanh erf erfc abs neg sign sgn reciprocal square floor ceil round trunc frac logit"
+    " clone _to_copy to native_dropout dropout bernoulli isnan isinf isfinite logical_not bitwise_not nan_to_num positive"
+    " fill zero relu_ pow exponential uniform normal random digamma lgamma erfinv special_expit _conj resolve_conj"
+    " clamp clamp_min clamp_max alpha_dropout feature_dropout bernoulli_ fake_quantize_per_tensor_affine"
+).split()
+BINARY = (
+    "add sub rsub mul div true_divide floor_divide remainder fmod atan2 maximum minimum where masked_fill lerp addcmul"
+    " addcdiv copy eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor prelu"
+    " _prelu_kernel xlogy hypot logaddexp copysign clamp_tensor rrelu rrelu_with_noise fmax fmin float_power"
+).split()
+#: Written in place and losing their uniform value when a view of them is written.
+_WRITES = {"copy", "fill", "masked_fill", "zero"}
+
+
+@rule(*dict.fromkeys(UNARY + BINARY))
+def elementwise(walk: Walk, node: Node) -> list[list[Tensor]]:
+    """Layers that meet are tied; a layer that meets an unlabelled dimension of full size is frozen."""
+    out = node.outputs[0]
+    operands = list(dict.fromkeys(node.inputs))
+    if node.op in ("prelu", "_prelu_kernel"):
+        return [_prelu(walk, node)]
+    if operands and all(o in walk.uniform for o in operands) and node.op not in ("copy",):
+        walk.uniform.add(out)
+    elif node.op in _WRITES:
+        walk.uniform.discard(out)
+    merged = merge(walk, operands, walk.shape(out))
+    # A dropout mask, a second output, is met by nothing but the dropout itself.
+    return [merged] + [list(merged) for _ in node.outputs[1:]]
+
+
+def merge(walk: Walk, operands: list[int], shape: tuple[int, ...]) -> list[Tensor]:
+    """Tie the layers of operands that meet element-wise.
+
+    Args:
+        walk: The walk.
+        operands: Tensor numbers.
+        shape: Shape of the result.
+
+    Returns:
+        The layers of the result.
+    """
+    rank = len(shape)
+    described = [
+        (o, _effective(walk, o, rank), [align(la, rank) for la in walk.layers_of(o)]) for o in operands
+    ]
+    out: list[Tensor] = []
+    for position, (_, _, layers) in enumerate(described):
+        for layer in layers:
+            verdicts = [
+                _meet(walk, layer, other, size, theirs)
+                for index, (other, size, theirs) in enumerate(described)
+                if index != position
+            ]
+            if all(verdicts) and not any(varying(layer) == varying(known) for known in out):
+                out.append(layer)
+    return out
+
+
+def _effective(walk: Walk, number: int, rank: int) -> tuple[int, ...]:
+    """Shape aligned to the rank; expanded dimensions (stride 0) count as size 1, since they follow whatever they meet."""
+    shape = walk.shape(number)
+    free = walk.recording.broadcast.get(number, frozenset())
+    return (1,) * (rank - len(shape)) + tuple(1 if d in free else n for d, n in enumerate(shape))
+
+
+def _meet(walk: Walk, layer: Tensor, other: int, size: tuple[int, ...], theirs: list[Tensor]) -> bool:
+    """Tie one layer with what another operand has there; returns False when the layer was frozen."""
+    dims = varying(layer)
+    met = [d for d in dims if size[d] > 1]
+    if not met or other in walk.uniform:
+        return True
+    inner = dims[-1]
+    for layer2 in theirs:
+        dims2 = varying(layer2)
+        if dims2 == dims or (inner in dims2 and (set(dims2) <= set(dims) or set(dims) <= set(dims2))):
+            walk.tie(layer, layer2)
+            return True
+    if walk.labels.heads == "whole":
+        for layer2 in theirs:
+            if set(varying(layer2)) <= set(dims):  # per-row parameters: the rows go or stay whole
+                walk.tie(layer, layer2)
+                return True
+    elif inner not in met:
+        return True  # it spans the rows only, and all rows stay
+    walk.freeze(layer, f"it meets, in {walk.node.op}, a tensor of the same size that has no units there")
+    return False
+
+
+def _prelu(walk: Walk, node: Node) -> list[Tensor]:
+    layers = list(walk.layers_of(node.inputs[0]))
+    weight = node.inputs[1]
+    shape = walk.shape(weight)
+    if max(shape, default=1) == 1:
+        return layers
+    rank = len(walk.shape(node.inputs[0]))
+    if len(shape) == rank:  # already shaped for broadcasting
+        return merge(walk, node.inputs[:2], walk.shape(node.outputs[0]))
+    channels = [la for la in layers if la.shape[1] > 1]
+    for layer in channels:
+        layer = walk.collapse(layer, tuple(d for d in range(rank) if d != 1))
+        for own in walk.layers_of(weight):
+            walk.tie(layer.reshape(-1), own.reshape(-1))
+    if not channels:
+        for own in walk.layers_of(weight):
+            walk.freeze(own, "its input has no units")
+    return layers

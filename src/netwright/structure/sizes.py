@@ -1,0 +1,226 @@
+"""Shapes after pruning, from the labels alone: every dimension is a constant or a count of kept classes.
+
+All counts a network needs are rows of one sparse matrix, so the sizes for any choice of what stays are one
+product with the keep vector, and no network is rebuilt.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from netwright.structure.layers import compress, varying
+
+if TYPE_CHECKING:
+    from netwright.structure.labels import Layers
+    from netwright.structure.record import Recording
+    from netwright.structure.solve import Partition
+
+Ints = NDArray[np.int64]
+#: A dimension: its size in the dense network, or the row of the count that decides it.
+Dims = list[tuple[int, int]]
+
+
+class Sizes:
+    """Sizes of the tensors of a recording for any choice of what stays.
+
+    Args:
+        partition: Classes of the units.
+    """
+
+    def __init__(self, partition: Partition) -> None:
+        self._classes = partition.classes
+        self._count = partition.count
+        self._rows: dict[bytes, int] = {}
+        self._labels: list[Ints] = []
+        self._mapped: dict[int, tuple[Tensor, Tensor]] = {}
+        self._dims: dict[int, list[tuple[int, int]]] = {}
+        self._matrix: object | None = None
+
+    def classes(self, layer: Tensor) -> Tensor:
+        """A layer of units as a layer of classes, compressed."""
+        known = self._mapped.get(id(layer))
+        if known is None or known[0] is not layer:  # the layer is held, so that its id stays its own
+            known = self._mapped[id(layer)] = (layer, compress(self._classes[layer]))
+        return known[1]
+
+    def row(self, labels: Tensor) -> int:
+        """The number of the count of the kept ones among some classes.
+
+        Args:
+            labels: (n,) class ids.
+        """
+        flat = np.ascontiguousarray(labels.reshape(-1).numpy())
+        key = flat.tobytes()
+        found = self._rows.get(key)
+        if found is None:
+            found = self._rows[key] = len(self._labels)
+            self._labels.append(flat)
+            self._matrix = None
+        return found
+
+    def dims(self, layers: Layers) -> list[tuple[int, int]]:
+        """(dimension, count row) of every labelled dimension of a tensor.
+
+        Along the innermost varying dimension of a layer every row keeps equally many, so the first row is
+        counted; along an outer one all rows stay, and the size is the dense one.
+
+        Args:
+            layers: Layers of units.
+        """
+        found: dict[int, int] = {}
+        for layer in layers:
+            known = self._dims.get(id(layer))
+            if known is None:
+                known = []
+                mapped = self.classes(layer)
+                vary = varying(mapped)
+                if vary:
+                    inner = vary[-1]
+                    first = mapped
+                    for d in vary[:-1]:
+                        first = first.narrow(d, 0, 1)
+                    known = [(inner, self.row(first))]
+                self._dims[id(layer)] = known
+            for d, r in known:
+                found.setdefault(d, r)
+        return list(found.items())
+
+    def counts(self, keep: NDArray[np.bool_]) -> Ints:
+        """How many stay, for every count.
+
+        Args:
+            keep: (classes,) or (settings, classes), True where a class stays.
+
+        Returns:
+            (rows,) or (settings, rows).
+        """
+        matrix = self._sparse()
+        wide = np.asarray(keep, dtype=np.int64)
+        return np.asarray((matrix @ wide.T).T)  # type: ignore[operator]
+
+    def _sparse(self) -> object:
+        if self._matrix is None:
+            from scipy.sparse import csr_array
+
+            lengths = np.array([len(x) for x in self._labels], dtype=np.int64)
+            starts = np.concatenate([[0], np.cumsum(lengths)])
+            columns = np.concatenate(self._labels) if self._labels else np.zeros(0, np.int64)
+            values = np.ones(len(columns), dtype=np.int64)
+            self._matrix = csr_array((values, columns, starts), shape=(len(self._labels), self._count))
+        return self._matrix
+
+
+def shapes_of(recording: Recording, table: list[Layers], sizes: Sizes, keep: Tensor) -> list[tuple[int, ...]]:
+    """The shape of every tensor of a recording when only some classes stay.
+
+    Args:
+        recording: The dense network's recording.
+        table: Layers of units of every tensor, by number.
+        sizes: Counts of the same network.
+        keep: (classes,) bool.
+    """
+    described = [sizes.dims(layers) for layers in table]
+    counts = sizes.counts(keep.numpy()).tolist()
+    out = []
+    for shape, dims in zip(recording.shapes, described, strict=True):
+        if dims:
+            new = list(shape)
+            for d, r in dims:
+                new[d] = counts[r]
+            shape = tuple(new)
+        out.append(shape)
+    return out
+
+
+def parameter_layers(layers: dict[str, dict[int, Tensor]], sizes: Sizes) -> dict[str, dict[int, Tensor]]:
+    """Class labels of every parameter, by name and dimension.
+
+    Args:
+        layers: Units of every parameter, by name and dimension.
+        sizes: Counts of the same network.
+
+    Returns:
+        Labels of the parameter's rank, size 1 along every dimension where they are constant.
+    """
+    return {name: {d: sizes.classes(la) for d, la in dims.items()} for name, dims in layers.items()}
+
+
+def index_maps(layers: dict[str, dict[int, Tensor]], keep: Tensor) -> dict[str, dict[int, Tensor]]:
+    """Which indices stay, for every parameter that shrinks.
+
+    Args:
+        layers: Class labels (see `parameter_layers`).
+        keep: (classes,) bool.
+
+    Returns:
+        Parameter or buffer name -> {dimension: indices that stayed (n,)}, or (blocks, n) where the blocks of
+        dimension 0 keep different ones.
+    """
+    kept: dict[str, dict[int, Tensor]] = {}
+    for name, dims in layers.items():
+        for dim, layer in dims.items():
+            mask = keep[layer]
+            if bool(mask.all()):
+                continue
+            vary = varying(layer)
+            if len(vary) == 1:
+                index = mask.reshape(-1).nonzero().reshape(-1)
+            else:
+                index = _blocked(layer, mask, dim)
+            kept.setdefault(name, {})[dim] = index
+    return kept
+
+
+def _blocked(layer: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """Kept indices (blocks, n) of a layer that varies along dimension 0 in equal runs, and along `dim`."""
+    rows, size = layer.shape[0], layer.shape[dim]
+    flat = layer.reshape(rows, size)
+    change = (flat[1:] != flat[:-1]).any(dim=1).nonzero().reshape(-1) + 1
+    length = int(change[0]) if len(change) else rows
+    for step in change.tolist():
+        length = _gcd(length, step)
+    table = mask.reshape(rows, size)[::length]
+    width = int(table[0].sum())
+    order = torch.argsort(~table, dim=1, stable=True)[:, :width]
+    return order.sort(dim=1).values
+
+
+def _gcd(a: int, b: int) -> int:
+    while b:
+        a, b = b, a % b
+    return a
+
+
+def take(tensor: Tensor, kept: dict[int, Tensor]) -> Tensor:
+    """Slice a parameter.
+
+    Args:
+        tensor: The dense parameter.
+        kept: Dimension -> indices (n,), or (blocks, n) for blocks of dimension 0.
+
+    Returns:
+        A new tensor.
+    """
+    rows = kept.get(0)
+    size = tensor.shape[0]
+    out = tensor.index_select(0, rows.to(tensor.device)) if rows is not None else tensor
+    for dim, index in sorted(kept.items()):
+        index = index.to(tensor.device)
+        if dim == 0:
+            continue
+        if index.dim() == 1:
+            out = out.index_select(dim, index)
+            continue
+        origin = rows.to(tensor.device) if rows is not None else torch.arange(size, device=tensor.device)
+        per_row = index[origin // (size // len(index))]  # (rows, n)
+        shape = [out.shape[0] if d == 0 else index.shape[1] if d == dim else 1 for d in range(out.dim())]
+        wide = per_row.reshape(shape).expand(
+            [index.shape[1] if d == dim else n for d, n in enumerate(out.shape)]
+        )
+        out = out.gather(dim, wide)
+    return out if out is not tensor else tensor.clone()

@@ -1,0 +1,314 @@
+"""`trace`: from a model and an example to its structure: tied axes, costs, what can shrink and why the rest cannot."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netwright.errors import ModelError, UsageError
+from netwright.structure.cost import CONVOLUTIONS, PRODUCTS, VIEWS, Cost, CostModel, Operator
+from netwright.structure.inputs import Inputs
+from netwright.structure.labels import Freeze, Labels, Traced
+from netwright.structure.layers import varying
+from netwright.structure.record import Recording, record
+from netwright.structure.sizes import Sizes, parameter_layers
+from netwright.structure.solve import Axis, Partition, Solver
+
+HEADS = ("whole", "width")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dimension of one parameter that lies on an axis.
+
+    Args:
+        name: Parameter or buffer.
+        dim: Its dimension.
+        index: (size,) position of every index in ``axis.cells.flatten()``, or -1 for indices on other axes; where
+            the blocks of dimension 0 lie on different units, the index map of the first block.
+    """
+
+    name: str
+    dim: int
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A contraction of a parameter with an activation.
+
+    Args:
+        name: The parameter.
+        dim_in: Its dimension that is summed over.
+        dim_out: Its dimension that labels the output.
+        kind: "convolution" or "linear".
+        module: Dotted path of the module that called it.
+        groups: Groups of a convolution; 1 for a linear map.
+        transposed: Whether the convolution is transposed.
+    """
+
+    name: str
+    dim_in: int
+    dim_out: int
+    kind: str
+    module: str
+    groups: int = 1
+    transposed: bool = False
+
+
+class Structure:
+    """A network's operators, tied axes and costs. Made by `trace`.
+
+    Attributes:
+        name: Class of the model.
+        inputs: The example.
+        count: Number of classes; a class is a set of tied units, class 0 the frozen ones.
+        frozen: (count,) bool, True where a class must stay.
+        axes: Tied axes, those that can shrink first.
+        layers: Parameter or buffer -> {dimension: class labels}. Labels have the parameter's rank and size 1 along
+            every dimension where they are constant; an element stays iff its class stays in every layer.
+        notes: What a reader should know, one line each.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        runs: list[Traced],
+        labels: Labels,
+        partition: Partition,
+        notes: list[str],
+    ) -> None:
+        self.name = type(model).__name__
+        self.inputs = inputs
+        self.runs = runs
+        self.labels = labels
+        self.partition = partition
+        self.notes = notes
+        self.count = partition.count
+        self.frozen = torch.from_numpy(partition.frozen)
+        self.axes = partition.axes
+        self.sizes = Sizes(partition)
+        self.layers = parameter_layers(labels.parameters, self.sizes)
+        self.heads = labels.heads
+
+    @property
+    def prunable(self) -> list[Axis]:
+        """The axes that can shrink."""
+        return [axis for axis in self.axes if axis.prunable]
+
+    @property
+    def recording(self) -> Recording:
+        """The forward pass in eval mode."""
+        return self.runs[0].recording
+
+    @property
+    def batch(self) -> int:
+        """Number of examples in the example: the leading size that all its tensors share, else 1."""
+        leading = {x.shape[0] for x in self.inputs.tensors() if x.dim() > 0}
+        return leading.pop() if len(leading) == 1 else 1
+
+    @cached_property
+    def _costs(self) -> CostModel:
+        return CostModel(self.runs[0].recording, self.runs[0].table, self.sizes, self.batch)
+
+    @cached_property
+    def operators(self) -> list[Operator]:
+        """Every operator that computes, with its costs for one example."""
+        return self._costs.operators(self.everything)
+
+    @property
+    def everything(self) -> Tensor:
+        """The keep mask (count,) under which nothing goes."""
+        return torch.ones(self.count, dtype=torch.bool)
+
+    @cached_property
+    def dense(self) -> Cost:
+        """Costs of the network as it is."""
+        return self._costs.total(self.everything)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one example."""
+        return self.dense.macs
+
+    @property
+    def params(self) -> int:
+        """Elements of the parameters that the forward pass reads."""
+        return self.dense.params
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes that the operators write for one example."""
+        return self.dense.activation_bytes
+
+    def cost(self, keep: Tensor) -> Cost:
+        """Costs of the network when only some classes stay, without building it.
+
+        Args:
+            keep: (count,) bool.
+        """
+        return self._costs.total(keep)
+
+    def costs(self, keep: Tensor) -> Tensor:
+        """Costs of many choices.
+
+        Args:
+            keep: (settings, count) bool.
+
+        Returns:
+            (settings, 3): multiply-accumulates, parameters, activation bytes.
+        """
+        return torch.from_numpy(self._costs.totals(keep))
+
+    def operators_at(self, keep: Tensor) -> list[Operator]:
+        """The operators with their costs when only some classes stay (in the order of `operators`).
+
+        Args:
+            keep: (count,) bool.
+        """
+        return self._costs.operators(keep)
+
+    def members(self, axis: Axis) -> list[Member]:
+        """The parameters' dimensions that lie on an axis, with their index maps."""
+        position = torch.full((self.count,), -1, dtype=torch.int64)
+        flat = axis.cells.reshape(-1)
+        position[flat] = torch.arange(flat.numel())
+        found = []
+        for name, dims in self.layers.items():
+            for dim, layer in dims.items():
+                for d in varying(layer):
+                    if d != dim:
+                        layer = layer.narrow(d, 0, 1)
+                index = position[layer.reshape(-1)]
+                if bool((index >= 0).any()):
+                    found.append(Member(name, dim, index))
+        return found
+
+    @cached_property
+    def consumers(self) -> list[Consumer]:
+        """The contractions whose weight is a parameter, in order of execution."""
+        return list(_consumers(self.runs[0].recording))
+
+    def __str__(self) -> str:
+        from netwright.structure.draw import table
+
+        return table(self)
+
+    def __repr__(self) -> str:
+        cost = self.dense
+        return (
+            f"<Structure of {self.name}: {cost.macs:,} macs, {cost.params:,} parameters, "
+            f"{len(self.prunable)} of {len(self.axes)} axes prunable>"
+        )
+
+
+def trace(
+    model: nn.Module,
+    example: Any,
+    *,
+    exclude: Iterable[str] = (),
+    heads: str = "whole",
+    extra: list[Freeze] | None = None,
+) -> Structure:
+    """Find the structure of a network from one forward pass on shapes alone; the model is not touched.
+
+    Args:
+        model: Any module.
+        example: A tensor, a tuple of arguments, a dict of keyword arguments or an `Inputs`.
+        exclude: Names of modules or parameters (or patterns such as ``"*.attn"``) whose axes are left alone.
+        heads: "whole" removes attention heads whole, "width" narrows every head alike.
+        extra: Further units to freeze.
+
+    Raises:
+        ModelError: if the model rejects the example.
+        UsageError: if a name in `exclude` matches nothing.
+    """
+    if heads not in HEADS:
+        raise UsageError(f"heads={heads!r} is not known", 'choose "whole" or "width"')
+    inputs = Inputs.of(example)
+    recording = record(model, inputs)
+    labels = Labels(heads=heads)
+    runs = [labels.walk(recording)]
+    notes = []
+    unseen = _unseen(recording)
+    if unseen:
+        try:
+            second = record(model, inputs, training=True)
+        except ModelError:
+            second = None
+        if second is not None and set(unseen) - set(_unseen(second)):
+            runs.append(labels.walk(second))
+            unseen = sorted(set(unseen) & set(_unseen(second)))
+            notes.append("branches that run only in training were recorded too")
+    if unseen:
+        shown = ", ".join(unseen[:3]) + (" …" if len(unseen) > 3 else "")
+        notes.append(f"{len(unseen)} parameters are not used by the forward pass: {shown}")
+    freezes = [*(extra or []), *_excluded(labels, list(recording.parameters), exclude)]
+    partition = Solver(labels, freezes).solve()
+    return Structure(model, inputs, runs, labels, partition, notes)
+
+
+def _unseen(recording: Recording) -> list[str]:
+    """Floating-point parameters that no operator reads."""
+    used = recording.used()
+    return sorted(
+        name
+        for name, number in recording.parameters.items()
+        if number not in used
+        and number not in recording.buffers
+        and recording.dtypes[number].is_floating_point
+    )
+
+
+def _excluded(labels: Labels, names: list[str], exclude: Iterable[str]) -> list[Freeze]:
+    freezes = []
+    for pattern in exclude:
+        matching = [
+            n for n in names if fnmatch.fnmatchcase(n, pattern) or fnmatch.fnmatchcase(n, f"{pattern}.*")
+        ]
+        if not matching:
+            raise UsageError(
+                f"exclude={pattern!r} matches no parameter or module", "see `netwright inspect` for the names"
+            )
+        for name in matching:
+            for layer in labels.parameters.get(name, {}).values():
+                freezes.append(Freeze(layer.reshape(-1), f"excluded by {pattern!r}", None))
+    return freezes
+
+
+def _consumers(recording: Recording) -> Iterable[Consumer]:
+    names = {number: name for name, number in reversed(recording.parameters.items())}
+    flipped: dict[int, tuple[int, bool]] = {number: (number, False) for number in names}
+    seen: set[str] = set()
+    for node in recording.nodes:
+        if node.op in VIEWS:
+            source = node.inputs[0] if node.inputs else -1
+            if source in flipped and node.outputs:
+                root, turned = flipped[source]
+                swaps = node.op in ("t", "transpose", "permute", "numpy_T")
+                for number in node.outputs:
+                    flipped[number] = (root, turned != swaps)
+            continue
+        if node.op in CONVOLUTIONS:
+            w = node.inputs[1]
+            transposed = node.op != "mkldnn_convolution" and bool(node.args[6])
+            groups = node.args[8] if node.op != "mkldnn_convolution" else node.args[6]
+            if w in names and names[w] not in seen:
+                seen.add(names[w])
+                ends = (0, 1) if transposed else (1, 0)
+                yield Consumer(names[w], *ends, "convolution", node.module, groups, transposed)
+        elif node.op in PRODUCTS:
+            b = node.inputs[1] if node.op in ("mm", "bmm") else node.inputs[2]
+            if b in flipped:
+                root, turned = flipped[b]
+                name = names[root]
+                if len(recording.shapes[root]) == 2 and name not in seen:
+                    seen.add(name)
+                    yield Consumer(name, *((1, 0) if turned else (0, 1)), "linear", node.module)
