@@ -48,7 +48,7 @@ slow: lint data ## The tests that take minutes (kill tests, the zoo, full recipe
 	$(PYTEST) -m slow
 
 demo: $(STAMP) ## The main job on embedded data: a front of measured networks and a report.
-	$(BIN)/netwright shape --out $(OUT)
+	$(BIN)/netwright shape --trials 28 --out $(OUT)
 	@echo "The report is $(abspath $(OUT))/report.html"
 
 docs: $(STAMP) ## Build the documentation into site/ (strict: a broken link is an error).

@@ -1,3 +1,34 @@
 """Netwright shapes neural networks: give it a network, data and a budget; get back the right-sized networks."""
 
+from netwright import data, metrics, models, train
+from netwright.errors import NetwrightError
+from netwright.pruning import Pruned, load, prune
+from netwright.pruning import save_pruned as save
+from netwright.quantization import export_onnx as export
+from netwright.quantization import quantize_onnx as quantize
+from netwright.shaping import Front, read_front, shape
+from netwright.structure import Budget, Inputs, Structure, trace
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Budget",
+    "Front",
+    "Inputs",
+    "NetwrightError",
+    "Pruned",
+    "Structure",
+    "__version__",
+    "data",
+    "export",
+    "load",
+    "metrics",
+    "models",
+    "prune",
+    "quantize",
+    "read_front",
+    "save",
+    "shape",
+    "trace",
+    "train",
+]

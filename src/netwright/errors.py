@@ -75,5 +75,5 @@ def from_os_error(error: OSError, doing: str) -> ArtefactError:
             f"no space left on the disk while {doing}", "free some space and run the same command again"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return ArtefactError(f"no permission while {doing}", "choose another folder with --out")
+        return ArtefactError(f"no permission while {doing}", "choose another place for the output")
     return ArtefactError(f"{error.strerror or error} while {doing}")

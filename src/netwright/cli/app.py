@@ -6,10 +6,13 @@ import importlib
 import os
 import sys
 
-import click
 import typer
 
 from netwright.errors import NetwrightError, from_os_error
+
+#: What a malformed command line raises. Typer carries a command-line library of its own, or uses the one that is
+#: installed: its version decides which, so the class is taken from what it raises.
+_CLICK_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 #: One module per family of commands; each has `register(app)`.
 COMMANDS = ("shape", "structure", "measure", "data", "papers")
@@ -50,13 +53,14 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         _fail(error)
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         sys.exit(error.exit_code)
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         print("netwright: stopped; the same command resumes where it was", file=sys.stderr)
         sys.exit(130)
-    except click.ClickException as error:
-        print(f"netwright: {error.format_message()}", file=sys.stderr)
+    except _CLICK_ERROR as error:
+        text = error.format_message() if hasattr(error, "format_message") else str(error)
+        print(f"netwright: {_one_line(text)}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

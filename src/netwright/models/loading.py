@@ -219,7 +219,7 @@ def _built(build: Callable[[], Any], name: str) -> nn.Module:
         raise ModelError(f"{name} cannot be built: {one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(
-            f"{name} returned a {type(model).__name__}, not a torch.nn.Module",
+            f"{name} returned {type(model).__name__}, not a torch.nn.Module",
             "return the model from the callable",
         )
     return model

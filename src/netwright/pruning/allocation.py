@@ -19,7 +19,6 @@ from netwright.structure import Budget, Structure
 #: Under a global threshold no axis falls below this share, unless the budget cannot be met otherwise.
 FLOOR = 0.1
 _TOLERANCE = 1e-3
-_ROUNDS = 64
 
 #: (widths, steps (A,), smallest counts (A,), whether counts fit) -> counts (A,) that fit.
 Allocation = Callable[[Widths, Tensor, Tensor, Callable[[Tensor], bool]], Tensor]
@@ -116,10 +115,10 @@ def allocate(
     """
     check_round_to(round_to)
     family = find_allocation(allocation)
-    if bool(limits.fits(widths.sizes[None])[0]):
-        return widths.sizes.clone()
     if not len(widths.sizes):
         raise StructureError("no axis of the network can shrink", "see `netwright inspect` for the reasons")
+    if bool(limits.fits(widths.sizes[None])[0]):
+        return widths.sizes.clone()
     one = torch.ones_like(widths.sizes)
     steps = widths.steps(round_to)
     if round_to is None and not bool(limits.fits(steps[None])[0]):
@@ -193,41 +192,38 @@ def _bisect_share(
 def _give_back(widths: Widths, limits: Limits, counts: Tensor, steps: Tensor, *, even: bool) -> Tensor:
     """Spend what rounding left: add steps to axes, the most wanted first, until no step fits.
 
-    Costs grow faster than the sum of single steps, so each round takes the longest run of wanted steps that
-    fits together; an axis whose step did not fit alone is not tried again.
+    Costs only grow, so an axis whose step does not fit now is not tried again.
     """
     live = torch.ones(len(counts), dtype=torch.bool)
-    for _ in range(_ROUNDS):
+    while limits.spent(counts) <= 1 - _TOLERANCE:
         live &= counts < widths.sizes
         axes = live.nonzero().reshape(-1)
-        if not len(axes) or limits.spent(counts) > 1 - _TOLERANCE:
-            break
-        trial = counts.repeat(len(axes), 1)
-        row = torch.arange(len(axes))
-        trial[row, axes] = torch.minimum(counts[axes] + steps[axes], widths.sizes[axes])
-        fitting = limits.fits(trial)
-        live[axes[~fitting]] = False
-        axes, trial = axes[fitting], trial[fitting]
         if not len(axes):
             break
         wanted = (
             -counts[axes] / widths.sizes[axes] if even else widths.curve[widths.starts[axes] + counts[axes]]
         )
         axes = axes[torch.argsort(wanted, descending=True, stable=True)]
-        counts = _longest(widths, limits, counts, steps, axes)
+        counts, taken = _longest(widths, limits, counts, steps, axes)
+        live[axes[taken : taken + 1]] = False
     return counts
 
 
-def _longest(widths: Widths, limits: Limits, counts: Tensor, steps: Tensor, axes: Tensor) -> Tensor:
-    """One step on as many of the first of `axes` as fit together; at least one does."""
+def _longest(
+    widths: Widths, limits: Limits, counts: Tensor, steps: Tensor, axes: Tensor
+) -> tuple[Tensor, int]:
+    """One step on as many of the first of `axes` as fit together; returns the counts and how many."""
 
     def at(n: int) -> Tensor:
         more = counts.clone()
         more[axes[:n]] = torch.minimum(counts[axes[:n]] + steps[axes[:n]], widths.sizes[axes[:n]])
         return more
 
-    low, high = 1, len(axes) + 1
+    low, high, span = 0, len(axes) + 1, 1
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if bool(limits.fits(at(middle)[None])[0]) else (low, middle)
-    return at(low)
+        middle = min(low + span, (low + high) // 2 if high <= len(axes) else len(axes))
+        if bool(limits.fits(at(middle)[None])[0]):
+            low, span = middle, 2 * span
+        else:
+            high, span = middle, max(1, (middle - low) // 2)
+    return at(low), low

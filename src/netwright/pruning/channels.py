@@ -94,7 +94,11 @@ def prune(
     else:
         keep, shrunk, latency = within_latency(model, widths, limits, budget.latency, allocation, round_to)
     error = _checked(model, net, keep, shrunk.model) if check else None
-    notes = [*net.notes, *shrunk.notes, *repair_(shrunk.model, repair, net, model, keep, examples)]
+    notes = [
+        *net.notes,
+        *shrunk.notes,
+        *repair_(shrunk.model, repair, net, model, keep, examples, shrunk.adopted),
+    ]
     return Pruned(
         shrunk.model,
         shrunk.kept,

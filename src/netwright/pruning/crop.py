@@ -38,6 +38,10 @@ Floats = NDArray[np.float64]
 _CLOSE = 0.99
 #: Networks of more axes have channels so small beside the budget that pairs of steps are not needed.
 _MOST_PAIRED = 64
+#: Changes of the second axis of a pair: small ones first.
+_PAIRED = (1, 3, 8)
+#: Settings that are priced at once.
+_BLOCK = 2048
 
 
 @dataclass(frozen=True)
@@ -199,8 +203,11 @@ class _Fitting:
 
     def spent(self, counts: Ints) -> Floats:
         """The largest share of a limit that settings (S, A) take, (S,)."""
-        costs = self.net.costs(_masks(self.net, counts))[:, :2].numpy()  # macs, params
-        return np.asarray((costs / self.limits).max(axis=1))
+        parts = [
+            self.net.costs(_masks(self.net, counts[k : k + _BLOCK]))[:, :2].numpy()  # macs, params
+            for k in range(0, len(counts), _BLOCK)
+        ]
+        return np.asarray((np.concatenate(parts) / self.limits).max(axis=1))
 
     def rounded(self, w: Floats) -> Ints:
         return np.clip(np.rint(w * self.sizes), 1, self.sizes).astype(np.int64)
@@ -228,8 +235,9 @@ class _Fitting:
         while True:
             now = float(self.spent(counts[None])[0])
             moved = self._single(counts, now)
-            if moved is None and now < _CLOSE and len(counts) <= _MOST_PAIRED:
-                moved = self._pair(counts, now)
+            for most in _PAIRED if len(counts) <= _MOST_PAIRED else ():
+                if moved is None and now < _CLOSE:
+                    moved = self._pair(counts, now, most)
             if moved is None:
                 return counts
             counts = moved
@@ -246,13 +254,13 @@ class _Fitting:
         best = int(gain.argmax())
         return settings[best] if gain[best] > 0 else None
 
-    def _pair(self, counts: Ints, now: float) -> Ints | None:
-        """The change of two axes, one up and one down or up, that comes closest to the budget from below."""
+    def _pair(self, counts: Ints, now: float, most: int) -> Ints | None:
+        """One channel more of one axis, up to `most` more or fewer of another: the nearest to the budget."""
         pairs = [
             (a, b, d)
             for a, b in itertools.permutations(range(len(counts)), 2)
-            for d in (-1, 1)
-            if counts[a] < self.sizes[a] and 1 <= counts[b] + d <= self.sizes[b]
+            for d in range(-most, most + 1)
+            if d and counts[a] < self.sizes[a] and 1 <= counts[b] + d <= self.sizes[b]
         ]
         if not pairs:
             return None

@@ -78,7 +78,7 @@ def widths_of_densities(net: Structure, densities: Mapping[str, float]) -> dict[
 
     Args:
         net: The structure of the network.
-        densities: Weight -> density in (0, 1].
+        densities: Weight -> density in 0..1; a layer of which nothing stays still gets one channel.
 
     Returns:
         Name of the axis -> width in (0, 1].
@@ -91,19 +91,20 @@ def widths_of_densities(net: Structure, densities: Mapping[str, float]) -> dict[
     roots = []
     for consumer in net.consumers:
         density = densities.get(consumer.name)
-        if density is None or not 0 < density <= 1:
+        if density is None or not 0 <= density <= 1:
             raise BudgetError(
-                f"the density of {consumer.name} is {density}", "give every layer one above 0, at most 1"
+                f"the density of {consumer.name} is {density}", "give every layer one from 0 to 1"
             )
         roots.append(math.sqrt(density))
-        contracts = consumer.dim_in in net.layers.get(consumer.name, {})
+        # The first layer of grey images has one input too, but no groups.
+        depthwise = consumer.groups > 1 and consumer.dim_in not in net.layers.get(consumer.name, {})
         rows = zip(ends.dims.get(consumer.name, []), ends.shares.get(consumer.name, []), strict=True)
         for dim, row in rows:
             for k in np.flatnonzero(row[:-1]) if dim == consumer.dim_out else ():
-                wanted[k].append(math.sqrt(density) if contracts else density)
+                wanted[k].append(density if depthwise else math.sqrt(density))
     mean = float(np.mean(roots)) if roots else 1.0
     return {
-        axis.name: float(np.mean(found)) if found else mean
+        axis.name: max(float(np.mean(found)) if found else mean, 1 / axis.size)
         for axis, found in zip(ends.axes, wanted, strict=True)
     }
 

@@ -33,7 +33,6 @@ def reinitialise_(model: nn.Module, seed: int = 0) -> nn.Module:
         for parameter in model.parameters():
             if id(parameter) in drawn or not parameter.is_floating_point() or parameter.numel() < 2:
                 continue
-            mean, deviation = float(parameter.mean()), float(parameter.std())
-            if deviation > 0:
-                parameter.normal_(mean, deviation)
+            if not bool((parameter == parameter.reshape(-1)[0]).all()):
+                parameter.normal_(float(parameter.mean()), float(parameter.std()))
     return model

@@ -28,37 +28,40 @@ _CHUNK = 1 << 23
 
 @dataclass
 class Moments:
-    """Sums over the rows x of an operator's input matrix, by group.
+    """Sums over the rows x of an operator's input matrix, by group, about an origin near their mean.
 
     Attributes:
         consumer: The operator.
         bias: Name of its bias, or None.
         count: Number of rows.
-        total: (G, D) sum of x.
-        square: (G, D, D) sum of x x^T.
+        origin: (G, D) mean of the first rows; single precision is enough about it.
+        total: (G, D) sum of x - origin.
+        square: (G, D, D) sum of (x - origin) (x - origin)^T.
     """
 
     consumer: Consumer
     bias: str | None
     count: int
+    origin: Tensor
     total: Tensor
     square: Tensor
 
     @property
     def mean(self) -> Tensor:
-        """(G, D) mean of x."""
-        return self.total.double() / self.count
-
-    @property
-    def second(self) -> Tensor:
-        """(G, D, D) mean of x x^T, float64."""
-        return self.square.double() / self.count
+        """(G, D) mean of x, float64."""
+        return self.origin.double() + self.total / self.count
 
     @property
     def centred(self) -> Tensor:
         """(G, D, D) covariance of x, float64."""
+        mean = self.total / self.count
+        return self.square.double() / self.count - mean[:, :, None] * mean[:, None, :]
+
+    @property
+    def second(self) -> Tensor:
+        """(G, D, D) mean of x x^T, float64."""
         mean = self.mean
-        return self.second - mean[:, :, None] * mean[:, None, :]
+        return self.centred + mean[:, :, None] * mean[:, None, :]
 
 
 def gather_moments(
@@ -88,7 +91,7 @@ def gather_moments(
     device = next((t.device for t in tensors.values()), torch.device("cpu"))
     watch = _Watch(wanted, tensors)
     if wanted:
-        with torch.no_grad(), watch, _plain_attention():
+        with torch.no_grad(), watch, plain_attention():
             for inputs, _ in examples:
                 inputs.map(lambda x: x.to(device)).call(twin)
     return watch.found, notes
@@ -124,7 +127,9 @@ def unmatrix(consumer: Consumer, value: Tensor, like: Tensor) -> Tensor:
     return value[0] if consumer.dim_in == 1 else value[0].t()
 
 
-def unfold(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Iterator[Tensor]:
+def unfold(
+    x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int, chunk: int | None = None
+) -> Iterator[Tensor]:
     """The rows that a convolution multiplies with its weight, a few examples at a time.
 
     Args:
@@ -134,6 +139,7 @@ def unfold(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, gro
         padding: Of the convolution, likewise.
         dilation: Of the convolution, likewise.
         groups: G.
+        chunk: Examples at a time; None takes as many as fit a fixed memory.
 
     Yields:
         (G, rows, D) with D = C / G * kernel, ordered as the flattened weight.
@@ -149,7 +155,7 @@ def unfold(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, gro
     sizes = [(n - s) // t + 1 for n, s, t in zip(x.shape[2:], span, stride, strict=True)]
     step = [*x.stride()[2:]]
     volume = x[0].numel() * max(1, _product(kernel))
-    for part in x.split(max(1, _CHUNK // max(1, volume))):
+    for part in x.split(chunk or max(1, _CHUNK // max(1, volume))):
         strides = [part.stride(0), part.stride(1)]
         strides += [s * t for s, t in zip(step, stride, strict=True)]
         strides += [s * d for s, d in zip(step, dilation, strict=True)]
@@ -160,8 +166,8 @@ def unfold(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, gro
 
 
 @contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Keep away the fused encoder operator, which would hide its weights."""
+def plain_attention() -> Iterator[None]:
+    """Keep away PyTorch's fused encoder operator, which would hide its weights."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -204,16 +210,18 @@ class _Watch(TorchDispatchMode):
     def add(self, name: str, bias: Any, rows: Tensor) -> None:
         """Add rows (G, N, D) of the input of an operator."""
         groups, count, columns = rows.shape
+        rows = rows.float()
         known = self.found.get(name)
         if known is None:
             known = self.found[name] = Moments(
                 self.wanted[name],
                 self.name(bias),
                 0,
+                rows.mean(dim=1),
                 torch.zeros(groups, columns, dtype=torch.float64, device=rows.device),
                 torch.zeros(groups, columns, columns, device=rows.device),
             )
-        rows = rows.float()
+        rows = rows - known.origin[:, None]
         known.count += count
         known.total += rows.sum(dim=1).double()
         known.square.baddbmm_(rows.transpose(1, 2), rows)

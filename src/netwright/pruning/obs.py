@@ -11,6 +11,8 @@ with the damping d = `DAMPING` mean(diag H).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -23,8 +25,43 @@ from netwright.structure import Consumer, Structure
 DAMPING = 1e-3
 
 
+def solve(weight: Tensor, cross: Tensor, second: Tensor, start: Tensor, damping: float = DAMPING) -> Tensor:
+    """The weight on the inputs there are that comes closest to a weight on the inputs there were.
+
+    Minimises E|W x - V z|^2 + d |V - V_0|^2 over V, for pairs (x, z) of a dense and a present input.
+
+    Args:
+        weight: (G, O, D) dense weight W.
+        cross: (G, S, D) mean of z x^T.
+        second: (G, S, S) mean of z z^T.
+        start: (G, O, S) weight V_0 that is kept where the inputs say nothing.
+        damping: d as a share of the mean of the diagonal of `second`.
+
+    Returns:
+        (G, O, S) in the weight's dtype; the computation is in float64.
+    """
+    second, cross = second.double(), cross.double()
+    mean = second.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[:, None, None]  # (G, 1, 1)
+    extra = torch.where(mean > 0, damping * mean, torch.ones_like(mean))
+    eye = torch.eye(second.shape[-1], dtype=torch.float64, device=second.device)
+    right = cross @ weight.double().transpose(1, 2) + extra * start.double().transpose(1, 2)  # (G, S, O)
+    return torch.cholesky_solve(right, _factor(second + extra * eye)).transpose(1, 2).to(weight.dtype)
+
+
+def _factor(matrix: Tensor) -> Tensor:
+    """Cholesky factor (G, D, D); where rounding left a matrix indefinite, its diagonal grows."""
+    lift = 0.0
+    while True:
+        diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+        extra = torch.diag_embed((lift * diagonal.abs().mean(dim=-1, keepdim=True)).expand_as(diagonal))
+        factor, info = torch.linalg.cholesky_ex(matrix + extra)
+        if not bool(info.any()) or lift > 1:
+            return factor
+        lift = max(1e-6, 10 * lift)
+
+
 def refit(weight: Tensor, second: Tensor, stay: Tensor, damping: float = DAMPING) -> Tensor:
-    """The least-squares weight on the columns that stay.
+    """The least-squares weight on the columns that stay: `solve` with the dense network's own inputs.
 
     Args:
         weight: (G, O, D) dense weight.
@@ -35,13 +72,10 @@ def refit(weight: Tensor, second: Tensor, stay: Tensor, damping: float = DAMPING
     Returns:
         (G, O, S) in the weight's dtype; the computation is in float64.
     """
-    second = _damped(second.double(), damping)
-    size = second.shape[-1]
-    rows = stay[:, :, None].expand(-1, -1, size)
-    cross = second.gather(1, rows)  # (G, S, D)
+    cross = second.gather(1, stay[:, :, None].expand(-1, -1, second.shape[-1]))  # (G, S, D)
     inner = cross.gather(2, stay[:, None, :].expand(-1, stay.shape[1], -1))  # (G, S, S)
-    right = cross @ weight.double().transpose(1, 2)  # (G, S, O)
-    return torch.cholesky_solve(right, torch.linalg.cholesky(inner)).transpose(1, 2).to(weight.dtype)
+    start = weight.gather(2, stay[:, None, :].expand(-1, weight.shape[1], -1))
+    return solve(weight, cross, inner, start, damping)
 
 
 def saliency(weight: Tensor, second: Tensor, block: int, damping: float = DAMPING) -> Tensor:
@@ -57,7 +91,7 @@ def saliency(weight: Tensor, second: Tensor, block: int, damping: float = DAMPIN
         (G, D / block) float64.
     """
     groups, outputs, size = weight.shape
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(_damped(second.double(), damping)))
+    inverse = torch.cholesky_inverse(_factor(_damped(second.double(), damping)))
     count = size // block
     view = inverse.reshape(groups, count, block, count, block)
     diagonal = view.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)  # (G, count, block, block)
@@ -120,13 +154,15 @@ def columns_of(labels: Tensor, consumer: Consumer, weight: Tensor) -> Tensor:
         for d in range(labels.dim()):
             if d != consumer.dim_in:
                 first = first.narrow(d, 0, 1)
-        wide = first.reshape(shape).expand(
-            [1 if d == 1 - consumer.dim_in else n for d, n in enumerate(weight.shape)]
-        )
-        return wide.reshape(1, -1)
+        return first.expand(shape).expand(_one_row(weight.shape, consumer.dim_out)).reshape(1, -1)
     rows = weight.shape[0] // consumer.groups
     by_group = labels.expand(weight.shape[0], *labels.shape[1:])[::rows]  # (G, I / G, 1...)
     return by_group.expand(consumer.groups, *weight.shape[1:]).reshape(consumer.groups, -1)
+
+
+def _one_row(shape: Sequence[int], dim_out: int) -> list[int]:
+    """A weight's shape with a single output."""
+    return [1 if d == dim_out else n for d, n in enumerate(shape)]
 
 
 def per_label(errors: Tensor, labels: Tensor, consumer: Consumer) -> Tensor:

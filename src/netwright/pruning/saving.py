@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from netwright import __version__, _files, structure
+from netwright import _files, structure
 from netwright.errors import ArtefactError, StructureError, UsageError, from_os_error
 from netwright.pruning.result import Pruned
 
@@ -32,14 +33,12 @@ def save_pruned(pruned: Pruned, folder: str | Path) -> Path:
     Raises:
         ArtefactError: if the files cannot be written.
     """
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     unique, aliases = _distinct(pruned.model.state_dict())
     recipe = {
         "format": _FORMAT,
         "version": _VERSION,
-        "netwright": __version__,
+        "netwright": metadata.version("netwright"),
         "torch": torch.__version__,
         "model": type(pruned.model).__name__,
         "how": pruned.how,
@@ -51,8 +50,7 @@ def save_pruned(pruned: Pruned, folder: str | Path) -> Path:
         "aliases": aliases,
         "kept": {n: {str(d): i.tolist() for d, i in dims.items()} for n, dims in pruned.kept.items()},
     }
-    with _files.atomic(folder / _WEIGHTS) as temporary:
-        save_file(unique, temporary, metadata={"format": "pt"})
+    _files.write_safetensors(folder / _WEIGHTS, unique)
     _files.write_text(folder / _RECIPE, json.dumps(recipe) + "\n")
     return folder
 
@@ -61,7 +59,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     """Read a pruned network: repeat its surgery on the dense architecture and put its weights in.
 
     Args:
-        folder: What `save_pruned` wrote.
+        folder: What `save_pruned` wrote; or a recipe ``NAME.json`` beside its ``NAME.safetensors``.
         model: The dense architecture, with any weights; it is not touched.
 
     Returns:
@@ -73,8 +71,10 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is a {type(model).__name__}", "give the dense architecture, an nn.Module")
     folder = Path(folder)
-    recipe = _read_recipe(folder / _RECIPE)
-    weights = _read_weights(folder / _WEIGHTS)
+    single = folder.suffix == ".json"
+    file = folder if single else folder / _RECIPE
+    recipe = _read_recipe(file)
+    weights = _read_weights(file.with_suffix(".safetensors") if single else folder / _WEIGHTS)
     try:
         kept, attributes, adopted = _parse(recipe, model)
         small = structure.replay(model, kept, attributes, adopted)
@@ -84,7 +84,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
         ) from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise ArtefactError(
-            f"{folder / _RECIPE} is corrupt or does not fit {type(model).__name__} ({error!r})",
+            f"{file} is corrupt or does not fit {type(model).__name__} ({error!r})",
             "write it again with save_pruned",
         ) from error
     for alias, name in recipe.get("aliases", {}).items():

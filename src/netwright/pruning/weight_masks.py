@@ -103,12 +103,27 @@ def mask(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 
 
 def bake(model: nn.Module) -> nn.Module:
-    """A copy of a masked network with the zeros in its weights, without masks."""
+    """A copy of a masked network with the zeros in its weights, without masks.
+
+    Raises:
+        UsageError: if a masked weight is made in another way as well, for instance by weight normalisation.
+    """
     baked = copy.deepcopy(model)
-    for module in list(baked.modules()):
+    for name, module in list(baked.named_modules()):
         held = getattr(module, "parametrizations", None)
-        if not parametrize.is_parametrized(module) or held is None:
+        if not isinstance(held, nn.ModuleDict) or not any(map(_is_mask, held.values())):
             continue
-        for attribute in [a for a, parts in held.items() if any(isinstance(p, _Masked) for p in parts)]:
-            parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
+        if not all(map(_is_mask, held.values())):
+            raise UsageError(f"{name} has other parametrizations beside its masks", "remove those first")
+        weights = {attribute: getattr(module, attribute).detach() for attribute in held}
+        # PyTorch's own removal deletes the attribute from a class that the masked original shares.
+        del module.parametrizations
+        module.__class__ = type(module).__mro__[1]
+        for attribute, weight in weights.items():
+            module.register_parameter(attribute, nn.Parameter(weight))
     return baked
+
+
+def _is_mask(parts: nn.Module) -> bool:
+    """Whether a list of parametrizations is one mask."""
+    return [type(part) for part in parts.children()] == [_Masked]

@@ -129,11 +129,8 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write a network's parameters and buffers as safetensors, atomically."""
-    from safetensors.torch import save_file
-
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    with _files.atomic(path) as temporary:
-        save_file(state, temporary)
+    _files.write_safetensors(path, state)
 
 
 def prepare(

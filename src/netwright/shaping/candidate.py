@@ -121,11 +121,11 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True)
 class Space:
-    """The pipelines a study chooses from. Tuples list the choices; `share` is a range in steps of 0.01."""
+    """The pipelines a study chooses from. Tuples list the choices; `share` is a range, drawn evenly in its logarithm."""
 
     metric: str = "macs"
     share: tuple[float, float] = (0.05, 0.9)
-    rungs: tuple[float, ...] = (0.5, 0.25, 0.35, 0.15, 0.75, 0.08)
+    rungs: tuple[float, ...] = (0.5, 0.25, 0.12, 0.06, 0.03, 0.75)
     allocation: tuple[str, ...] = ("global", "uniform")
     importance: tuple[str, ...] = ("magnitude",)
     repair: tuple[str, ...] = ("auto",)
@@ -154,7 +154,7 @@ class Space:
 
         low, high = (round(v, 2) for v in self.share)
         return {
-            "share": FloatDistribution(low, max(low, high), step=0.01),
+            "share": FloatDistribution(low, max(low, high), log=True),
             "allocation": CategoricalDistribution(self.allocation),
             "importance": CategoricalDistribution(self.importance),
             "repair": CategoricalDistribution(self.repair),

@@ -19,8 +19,8 @@ from netwright.structure.budget import Budget, Limit
 if TYPE_CHECKING:
     from netwright.data import Splits
 
-#: The shares tried first, in this order: the middle of the front, then its ends.
-_RUNGS = (0.5, 0.25, 0.35, 0.15, 0.75, 0.08)
+#: The shares tried first, in this order. Costs are felt in ratios, so each is half of the one before.
+_RUNGS = (0.5, 0.25, 0.12, 0.06, 0.03, 0.75)
 #: The same under a limit on the searched cost, as shares of the limit.
 _RUNGS_WITHIN = (1.0, 0.7, 0.5, 0.35, 0.2, 0.85)
 #: No study looks at networks smaller than this share.
@@ -149,7 +149,7 @@ def _space(
         share=(round(low, 2), round(high, 2)),
         rungs=rungs,
         importance=tuple(n for n in importance if n in pruning.list_importances()),
-        repair=("auto",) if recovery else ("obs", "auto"),
+        repair=("auto",) if recovery else ("obs", "bn"),
         recovery=(recovery,),
         distill=(0.0,) if recovery == 0 else (0.7, 0.4) if labelled else (1.0,),
     )

@@ -1,13 +1,12 @@
 """The numeric check: the dense network with what was removed held at zero, against the really smaller one.
 
-The dense network is recorded once more on real float64 tensors, its operators are replayed one by one, and after
-each of them the elements whose class went are set to zero. Normalisations over a pruned axis use the statistics of
-what stays, which is what the smaller network does.
+The dense network is recorded once more on real float64 tensors, its operators are replayed one by one,
+and after each of them the elements whose class went are set to zero. Normalisations over a pruned axis use
+the statistics of what stays, which is what the smaller network does.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from netwright.errors import StructureError
-from netwright.structure.inputs import Inputs
 from netwright.structure.labels import Labels
-from netwright.structure.record import Node, Ref, record_values
+from netwright.structure.record import Node, Ref, deep_copy, record_values
 
 if TYPE_CHECKING:
     from netwright.structure.tracing import Structure
@@ -32,8 +30,8 @@ class Check:
 
     Attributes:
         error: Largest difference of any output, relative to the largest value of the reference.
-        change: The same between the dense network and the reference: how much the removal changed. A check that
-            could not fail would have 0 here.
+        change: The same between the dense network and the reference: how much the removal changed. A check
+            that could not fail would have 0 here.
     """
 
     error: float
@@ -60,7 +58,7 @@ def check(
         return x.detach().to("cpu", dtype if x.is_floating_point() else x.dtype)
 
     inputs = net.inputs.map(cast)
-    dense = copy.deepcopy(model).cpu().to(dtype).eval()
+    dense = deep_copy(model).cpu().to(dtype).eval()
     with _plain_kernels():
         recording, values = record_values(dense, inputs)
         labels = Labels(heads=net.heads, given=net.layers, units=net.count)
@@ -69,7 +67,7 @@ def check(
         stays = _resolve(labels, stays, net.count)
         outputs, plain = _replay(recording, values, traced.table, stays)
         with torch.no_grad():
-            got = inputs.call(copy.deepcopy(small).cpu().to(dtype).eval())
+            got = inputs.call(deep_copy(small).cpu().to(dtype).eval())
     found = [x for x in pytree.tree_leaves(got) if isinstance(x, Tensor)]
     if len(found) != len(outputs):
         raise StructureError(
@@ -119,8 +117,8 @@ class _plain_kernels:  # noqa: N801 - used like a function
         self._flags.__enter__()
         self._sdpa.__enter__()
 
-    def __exit__(self, *error: object) -> None:
-        self._sdpa.__exit__(*error)  # type: ignore[arg-type]
+    def __exit__(self, *error: Any) -> None:
+        self._sdpa.__exit__(*error)
         self._flags.__exit__(*error)
 
 
@@ -239,13 +237,13 @@ def _batch_norm(node: Node, args: list[Any], kwargs: dict[str, Any], gone: Tenso
     """Only a call that takes statistics over a pruned dimension (a standardised weight) differs."""
     x = args[0]
     training = node.op == "native_batch_norm" and bool(args[5])
-    if not training or gone.shape[1] > 1 and gone.numel() == gone.shape[1]:
+    if not training or (gone.shape[1] > 1 and gone.numel() == gone.shape[1]):
         return node.target(*args, **kwargs)
     mean, var = _moments(x, gone, tuple(d for d in range(x.dim()) if d != 1))
     out = (x - mean) * torch.rsqrt(var + args[7])
     wide = [1, -1] + [1] * (x.dim() - 2)
     out = out if args[1] is None else out * args[1].reshape(wide)
-    return (out if args[2] is None else out + args[2].reshape(wide)), mean, var
+    return (out if args[2] is None else out + args[2].reshape(wide)), mean.reshape(-1), var.reshape(-1)
 
 
 def _mean(node: Node, args: list[Any], kwargs: dict[str, Any], gone: Tensor) -> Any:

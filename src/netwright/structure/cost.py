@@ -1,7 +1,7 @@
 """Exact costs, dense and for any choice of what stays: multiply-accumulates, parameters, activation memory.
 
-Every figure is a sum of products of sizes, and a size is a constant or a count of kept classes, so thousands of
-choices are priced at once without building a network.
+Every figure is a sum of products of sizes, and a size is a constant or a count of kept classes, so thousands
+of choices are priced at once without building a network.
 """
 
 from __future__ import annotations
@@ -195,6 +195,11 @@ class CostModel:
         elif node.op in PRODUCTS:
             a, b = node.inputs[-2:] if node.op in ("mm", "bmm") else node.inputs[1:3]
             dims = [(a, d) for d in range(len(shapes[a]))] + [(b, len(shapes[b]) - 1)]
+            inner = len(shapes[a]) - 1
+            if inner not in dict(
+                self._sizes.dims(self._table[a])
+            ):  # a state of zeros takes its width from the weight
+                dims[inner] = (b, len(shapes[b]) - 2)
             self._term(index, 0, dims, 1)
 
     def _term(self, operator: int, figure: int, dims: list[tuple[int, int]], factor: int) -> None:

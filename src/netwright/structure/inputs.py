@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from netwright.errors import ModelError, UsageError
+from netwright.errors import ModelError, NetwrightError, UsageError
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ class Inputs:
         """
         try:
             return model(*self.args, **self.kwargs)
-        except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
+        except NetwrightError:
+            raise
+        except Exception as error:
             shapes = ", ".join(str(tuple(x.shape)) for x in self.tensors()) or "no tensor"
             reason = " ".join(str(error).split())[:300]
             raise ModelError(

@@ -1,7 +1,7 @@
 """Walk a recording and label every tensor; collect the ties, freezes and blocks on the way.
 
-The walk knows nothing of modules. What each operator does to labels is the business of `rules`; the vocabulary the
-rules speak is here: `layers_of`, `tie`, `freeze`, `collapse`, `block`.
+The walk knows nothing of modules. What each operator does to labels is the business of `rules`; the
+vocabulary the rules speak is here: `layers_of`, `tie`, `freeze`, `collapse`, `block`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from netwright.structure.cost import VIEWS
 from netwright.structure.layers import varying
 from netwright.structure.record import Node, Recording, Ref
 
@@ -55,8 +56,8 @@ class Traced:
 
     Attributes:
         recording: The operators.
-        table: Layers of units of every tensor, by number, as they were when the tensor was made (in-place writes
-            update them).
+        table: Layers of units of every tensor, by number, as they were when the tensor was made
+        (in-place writes update them).
         uniform: Tensors with the same value everywhere: they take the size of what they meet.
     """
 
@@ -70,7 +71,8 @@ class Labels:
     """The state of a walk over one or several recordings of one network.
 
     Args:
-        heads: "whole" ties the units of each attention head, so heads go whole; "width" narrows every head alike.
+        heads: "whole" ties the units of each attention head, so heads go whole; "width" narrows every
+        head alike.
         given: Parameter name -> {dimension: layer}; instead of fresh units (used to prove a surgery).
     """
 
@@ -110,6 +112,9 @@ class Walk:
         for name, number in recording.parameters.items():
             self.names.setdefault(number, name)
         self.uniform: set[int] = set()
+        self.parts: dict[
+            int, tuple[int, bool]
+        ] = {}  # view -> what it is a part of, and whether slices made it
         self.rows = torch.zeros(0, dtype=torch.int64)
         self.node: Node = Node("input", None, (), {}, [], [], "")
 
@@ -123,6 +128,7 @@ class Walk:
                 self._unknown(node)
                 continue
             results = rule(self, node)
+            self._note_parts(node)
             for number, layers in zip(node.outputs, results, strict=False):
                 if number >= 0:
                     self.table[number] = self.tidy(layers, number)
@@ -143,6 +149,41 @@ class Walk:
             if number >= 0:
                 self.table[number] = []
 
+    def _note_parts(self, node: Node) -> None:
+        if node.op not in VIEWS or not node.inputs:
+            return
+        whole, sliced = self.parts.get(node.inputs[0], (node.inputs[0], True))
+        for number in node.outputs:
+            if number != node.inputs[0]:
+                self.parts[number] = (whole, sliced and node.op in ("slice", "narrow", "alias", "detach"))
+
+    def write(self, number: int, layers: Layers) -> None:
+        """Something was written into a tensor in place: what it is a part of is uniform no longer.
+
+        Args:
+            number: The tensor that was written.
+            layers: Its layers now. The whole adopts them where it was uniform and the part spans it
+            along them.
+        """
+        whole, sliced = self.parts.get(number, (number, True))
+        if whole == number or whole not in self.uniform:
+            return
+        if number in self.uniform and self.shape(number) == self.shape(whole):
+            return  # one value everywhere, as before
+        adopted = []
+        for layer in layers:
+            if sliced and all(self.shape(number)[d] == self.shape(whole)[d] for d in varying(layer)):
+                adopted.append(layer)
+            else:
+                self.freeze(layer, "it is written into a part of another tensor")
+        self.table[whole] = adopted
+        self.uniform.discard(whole)
+        for other, (root, _) in self.parts.items():
+            if root == whole and other != number:  # what was read through another view is uniform no longer
+                self.uniform.discard(other)
+                if self.shape(other) == self.shape(whole):
+                    self.table[other] = adopted
+
     def shape(self, ref: Ref | int) -> tuple[int, ...]:
         """Shape of a tensor of the recording."""
         return self.shapes[ref.id if isinstance(ref, Ref) else ref]
@@ -152,7 +193,7 @@ class Walk:
         return (ref.id if isinstance(ref, Ref) else ref) in self.names
 
     def layers_of(self, ref: Ref | int) -> Layers:
-        """Layers of a tensor; a floating-point parameter gets units along all its dimensions when first met."""
+        """Layers of a tensor; a floating-point parameter gets units along all dimensions when first met."""
         number = ref.id if isinstance(ref, Ref) else ref
         found = self.table[number]
         if found is not None:
@@ -195,7 +236,7 @@ class Walk:
         return None if self.labels.given is None else self.labels.given.get(name, {}).get(dim)
 
     def set_axis(self, number: int, dim: int, layer: Tensor) -> None:
-        """Describe a parameter's dimension by a layer that varies along other dimensions too (grouped weights)."""
+        """Describe a parameter's dimension by a layer that varies along others too (grouped weights)."""
         name = self.names[number]
         known = self.labels.parameters.setdefault(name, {})
         given = self.given(name, dim)
@@ -242,7 +283,7 @@ class Walk:
         self.rows[layer.reshape(-1)] = rows.reshape(shape).expand(layer.shape).reshape(-1)
 
     def crossing(self, layer: Tensor) -> bool:
-        """Whether a merge would interleave the rows of a block (they are not constant along the innermost)."""
+        """Whether a merge would interleave the rows of a block (not constant along the innermost)."""
         dims = varying(layer)
         if len(dims) < 2 or not len(self.rows):
             return False

@@ -1,8 +1,8 @@
 """Label layers: which unit each element of a tensor belongs to.
 
-A *layer* is an int64 tensor of the rank of the tensor it describes, with size 1 along every dimension where it is
-constant, so a convolution's activation (B, C, H, W) is described by one layer (1, C, 1, 1) whatever its image size.
-An element stays iff its unit stays in every layer. Unit 0 is frozen.
+A *layer* is an int64 tensor of the rank of the tensor it describes, with size 1 along every dimension where
+it is constant, so a convolution's activation (B, C, H, W) is described by one layer (1, C, 1, 1) whatever its
+image size. An element stays iff its unit stays in every layer. Unit 0 is frozen.
 """
 
 from __future__ import annotations

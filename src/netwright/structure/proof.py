@@ -1,9 +1,10 @@
-"""Prove a surgery without arithmetic: shapes, scalars and labels of the small network against the dense one's.
+"""Prove a surgery without arithmetic: shapes, scalars and labels of the small network against the dense.
 
-1. The small network calls the same operators in the same order, every output has the predicted shape, and every
-   floating-point argument (a softmax temperature, an epsilon) is the same.
-2. Walking the small network with the labels of what was kept ties no two classes: wherever two kept units meet in
-   the small network they are one class, as in the dense one.
+1. The small network calls the same operators in the same order, every output has the predicted shape,
+   and every floating-point argument (a softmax temperature, an epsilon) is the same.
+2. Walking the small network with the labels of what was kept ties no two classes: wherever two kept units
+   meet in the small network they are one class, as in the dense one.
+3. Every operator sees exactly the units that stay of those it saw in the dense network.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def prove(
     run: Traced,
     small: Recording,
     predicted: list[tuple[int, ...]],
+    keep: Tensor,
     kept: Mapping[str, Mapping[int, Tensor]],
 ) -> Mismatch | None:
     """The first difference, or None when the surgery is right.
@@ -61,9 +63,10 @@ def prove(
         run: One of its recordings.
         small: The same recording of the small network.
         predicted: Shape of every tensor of the dense recording after the surgery.
-        kept: What stayed.
+        keep: (count,) bool, True where a class stays.
+        kept: What stayed, by parameter.
     """
-    return _operators(run, small, predicted) or _labels(net, small, kept)
+    return _operators(run, small, predicted) or _labels(net, run, small, predicted, keep, kept)
 
 
 def _operators(run: Traced, small: Recording, predicted: list[tuple[int, ...]]) -> Mismatch | None:
@@ -90,7 +93,7 @@ def _operators(run: Traced, small: Recording, predicted: list[tuple[int, ...]]) 
 
 
 def _computing(recording: Recording) -> list[Node]:
-    """The operators that compute. Whether a reshape copies depends on sizes of 1, so copies and views do not count."""
+    """The operators that compute. Whether a reshape copies depends on sizes of 1: copies do not count."""
     return [n for n in recording.nodes if n.op not in VIEWS and n.op != "clone"]
 
 
@@ -106,7 +109,14 @@ def _floats(node: Node) -> Iterator[float]:
     yield from inside(list(node.kwargs.values()))
 
 
-def _labels(net: Structure, small: Recording, kept: Mapping[str, Mapping[int, Tensor]]) -> Mismatch | None:
+def _labels(
+    net: Structure,
+    run: Traced,
+    small: Recording,
+    predicted: list[tuple[int, ...]],
+    keep: Tensor,
+    kept: Mapping[str, Mapping[int, Tensor]],
+) -> Mismatch | None:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -118,15 +128,11 @@ def _labels(net: Structure, small: Recording, kept: Mapping[str, Mapping[int, Te
             for dim, layer in dims.items()
         }
     labels = Labels(heads=net.heads, given=given, units=net.count)
-    labels.walk(small)
-    if not labels.ties:
-        return None
-    left = np.concatenate([a.numpy() for a, _, _ in labels.ties])
-    right = np.concatenate([b.numpy() for _, b, _ in labels.ties])
+    walked = labels.walk(small)
+    left = np.concatenate([np.zeros(0, np.int64), *[a.numpy() for a, _, _ in labels.ties]])
+    right = np.concatenate([np.zeros(0, np.int64), *[b.numpy() for _, b, _ in labels.ties]])
     live = (left != 0) & (right != 0) & (left != right)
     left, right = left[live], right[live]
-    if not len(left):
-        return None
     n = labels.units
     graph = coo_array((np.ones(len(left), np.bool_), (left, right)), shape=(n, n))
     _, component = connected_components(graph, directed=False)
@@ -134,7 +140,7 @@ def _labels(net: Structure, small: Recording, kept: Mapping[str, Mapping[int, Te
     order = np.argsort(mine, kind="stable")
     double = np.flatnonzero(np.diff(mine[order]) == 0)
     if not len(double):
-        return None
+        return _inputs(net, run, walked, predicted, keep, component)
     bad = {int(order[double[0]]) + 1, int(order[double[0] + 1]) + 1}
     for a, b, node in labels.ties:
         x, y = a.numpy(), b.numpy()
@@ -142,3 +148,47 @@ def _labels(net: Structure, small: Recording, kept: Mapping[str, Mapping[int, Te
         if hit.any() and node is not None:
             return Mismatch("units meet that did not meet in the dense network", node.op, node.module)
     return Mismatch("units meet that did not meet in the dense network", "", "")
+
+
+def _inputs(
+    net: Structure,
+    run: Traced,
+    small: Traced,
+    predicted: list[tuple[int, ...]],
+    keep: Tensor,
+    component: np.ndarray[Any, np.dtype[np.int64]],
+) -> Mismatch | None:
+    """The first operator that does not see exactly what stays of what it saw in the dense network.
+
+    A slice with a fixed bound takes other channels once some before it went; where their number and all
+    shapes agree, only the labels tell.
+    """
+    dense = run.recording
+    for a, b in zip(_computing(dense), _computing(small.recording), strict=True):
+        for x, y in zip(a.inputs, b.inputs, strict=False):
+            if x in run.uniform or y in small.uniform:
+                continue
+            free = dense.broadcast.get(x, frozenset())
+            sizes = zip(predicted[x], small.recording.shapes[y], strict=False)
+            if any(m != n for d, (m, n) in enumerate(sizes) if d not in free):
+                got, want = small.recording.shapes[y], predicted[x]
+                return Mismatch(f"the input has shape {got} where {want} is right", a.op, a.module)
+            mapped = [la for la in map(net.sizes.classes, run.table[x]) if len(varying(la)) == 1]
+            for layer in mapped:
+                dims = varying(layer)
+                stays = keep[layer].reshape(-1)
+                for other in mapped:  # an element stays iff it does in every layer
+                    stays = stays & keep[other].reshape(-1) if varying(other) == dims else stays
+                want_units = layer.reshape(-1)[stays]
+                there = [seen.reshape(-1) for seen in small.table[y] if varying(seen) == dims]
+                if there and not any(_same(seen, want_units, component) for seen in there):
+                    return Mismatch("it sees other units than in the dense network", a.op, a.module)
+    return None
+
+
+def _same(seen: Tensor, want: Tensor, component: np.ndarray[Any, np.dtype[np.int64]]) -> bool:
+    """Whether two rows of units are the same, up to ties; frozen slots and new units say nothing."""
+    if seen.shape != want.shape:
+        return False
+    x, y = seen.numpy(), want.numpy()
+    return bool(((component[x] == component[y]) | (x == 0) | (y == 0)).all())

@@ -1,7 +1,8 @@
 """Record the ATen operators of one forward pass.
 
-The forward pass runs on a *meta clone*: a deep copy of the model whose memo replaces every tensor by one without
-values, so no weight is copied or computed with, and nothing that the forward stores reaches the user's model.
+The forward pass runs on a *meta clone*: a deep copy of the model whose memo replaces every tensor by one
+without values, so no weight is copied or computed with, and nothing that the forward stores reaches the
+user's model.
 Where a forward needs values (meta tensors have none), the recording is repeated on a real copy.
 """
 
@@ -187,6 +188,24 @@ def _stray_tensors(value: Any, found: list[Tensor], depth: int = 0) -> None:
             _stray_tensors(inner, found, depth + 1)
 
 
+def deep_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A deep copy; results of a past forward that a module holds are copied without their history.
+
+    Args:
+        model: The model; it is not touched.
+        memo: Object number -> its copy, for what is copied already.
+    """
+    memo = {} if memo is None else memo
+    found: list[Tensor] = []
+    for module in model.modules():
+        for value in module.__dict__.values():
+            _stray_tensors(value, found)
+    for tensor in found:
+        if not tensor.is_leaf:
+            memo.setdefault(id(tensor), tensor.detach().clone())
+    return copy.deepcopy(model, memo)
+
+
 def clone(model: nn.Module, device: str | None = "meta") -> nn.Module:
     """A deep copy on the meta device (no weight copied), or a real one when `device` is None.
 
@@ -195,7 +214,7 @@ def clone(model: nn.Module, device: str | None = "meta") -> nn.Module:
         device: "meta", or None for a real copy.
     """
     if device is None:
-        return copy.deepcopy(model)
+        return deep_copy(model)
     memo: dict[int, Any] = {}
     found: list[Tensor] = []
     for module in model.modules():
@@ -250,8 +269,8 @@ def record_values(model: nn.Module, inputs: Inputs) -> tuple[Recording, dict[int
         inputs: The example inputs, on the model's device.
 
     Returns:
-        The recording, and the value of every parameter, buffer, input and constant before the pass and of every
-        output after it, by number.
+        The recording, and the value of every parameter, buffer, input and constant before the pass and
+        of every output after it, by number.
 
     Raises:
         ModelError: if the model rejects the example.

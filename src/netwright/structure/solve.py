@@ -1,7 +1,8 @@
 """From ties, freezes and blocks to axes: the sets of units that can be removed together, and in what numbers.
 
-A *class* is a set of tied units. Classes produced by the same parameter axes form a group; blocks cut groups into
-*cells* that must keep equally many members. An `Axis` is a bundle of cells of one size that keep one common count.
+A *class* is a set of tied units. Classes produced by the same parameter axes form a group; blocks cut groups
+into *cells* that must keep equally many members. An `Axis` is a bundle of cells of one size that keep one
+common count.
 """
 
 from __future__ import annotations
@@ -69,13 +70,14 @@ class Partition:
 
 
 class Solver:
-    """Solve the ties of a walk; `extra` freezes further units (axes excluded by the user or refused by surgery)."""
+    """Solve the ties of a walk; `extra` freezes further units (excluded by the user, say)."""
 
     def __init__(self, labels: Labels, extra: list[Freeze] | None = None) -> None:
         self.labels = labels
         self.freezes = [*labels.freezes, *(extra or [])]
         self.pairs: list[tuple[Ints, Ints]] = []
         self.rng = np.random.default_rng(20260101)
+        self.produced: set[int] = set()  # classes that are the outputs of some parameter
         for a, b, node in labels.ties:
             left, right = a.numpy(), b.numpy()
             live = (left != 0) & (right != 0)
@@ -88,7 +90,7 @@ class Solver:
             self.pairs.append((left, right))
 
     def solve(self) -> Partition:
-        """Connected components, blocks to cells, cells to axes; repeats where a block adds ties or freezes."""
+        """Components, blocks to cells, cells to axes; repeats where a block adds ties or freezes."""
         while True:
             partition = self._components()
             changed, rows = self._blocks(partition)
@@ -128,6 +130,12 @@ class Solver:
             mapped = compress(partition.classes[block.labels])
             dims = varying(mapped)
             if len(dims) < 2:
+                # Ties left one unit a row: where the number of rows is fixed, nothing of it can go.
+                whole = dims and dims[0] != block.ragged and block.kind in ("groups", "split")
+                if whole and not partition.frozen[mapped.numpy()].all():
+                    reason = "only whole parts of a split could go, and their number is fixed"
+                    self._freeze(partition, mapped.numpy(), reason, block.node)
+                    changed = True
                 continue
             matrix = mapped.reshape(-1, mapped.shape[dims[-1]]).numpy()
             if (matrix == matrix[0]).all():
@@ -172,13 +180,14 @@ class Solver:
         self.freezes.append(Freeze(torch.from_numpy(units), reason, node))
 
     def _axes(self, partition: Partition, rows: list[Ints]) -> bool:
-        """Group, cut into cells, bundle; returns False (after a freeze) when a block cannot be kept in step."""
+        """Group, cut into cells, bundle; False (after a freeze) when a block cannot be kept in step."""
         signature, owner = self._signatures(partition)
         cell_key = signature.copy()
         tokens = self.rng
         for matrix in rows:
             for row in matrix:
-                cell_key[np.unique(row)] += tokens.integers(-(2**62), 2**62)
+                found, times = np.unique(row, return_counts=True)
+                cell_key[found] += times * tokens.integers(-(2**62), 2**62)  # members of a cell count alike
         live = np.flatnonzero(~partition.frozen & (signature != 0))
         _, cell = np.unique(cell_key[live], return_inverse=True)
         cell_of = np.full(partition.count, -1, np.int64)
@@ -262,6 +271,7 @@ class Solver:
                         better[c], owner[c] = rank, stem
         for c in range(partition.count):
             owner.setdefault(c, "?")
+        self.produced = {c for c, rank in better.items() if rank == 0}
         return signature, owner
 
     def _frozen_axes(self, partition: Partition, signature: Ints, owner: dict[int, str]) -> list[Axis]:
@@ -278,7 +288,8 @@ class Solver:
             reason = freeze.reason if freeze else "frozen"
             node = freeze.node if freeze else None
             axes.append(Axis(owner[int(members[0])], torch.from_numpy(members)[None], False, reason, node))
-        return axes
+        # A parameter's outputs come before its inputs, so that they have its plain name.
+        return sorted(axes, key=lambda axis: int(axis.cells[0, 0]) not in self.produced)
 
 
 def _distinct(matrix: Ints) -> bool:

@@ -1,12 +1,12 @@
 """Surgery: the user's own module with its parameters sliced and the attributes that repeat a size rewritten.
 
-The parameters are sliced first and the module is copied around them, so the dense weights are never duplicated.
-Nothing is believed: the small network is recorded again and compared with what the labels predict (`proof`).
+The parameters are sliced first and the module is copied around them, so the dense weights are never
+duplicated. Nothing is believed: the small network is recorded again and compared with what the labels predict
+(`proof`).
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from netwright.errors import ModelError, StructureError, UsageError
 from netwright.structure.attention import adopt_attention
+from netwright.structure.cost import VIEWS
 from netwright.structure.proof import Mismatch, prove
-from netwright.structure.record import record
+from netwright.structure.record import deep_copy, record
 from netwright.structure.sizes import index_maps, shapes_of, take
 from netwright.structure.tracing import Structure
 
@@ -66,7 +67,7 @@ def shrink(model: nn.Module, net: Structure, keep: Tensor) -> Shrunk:
     _check_mask(net, keep)
     kept = index_maps(net.layers, keep)
     if not kept:
-        return Shrunk(copy.deepcopy(model), {})
+        return Shrunk(deep_copy(model), {})
     adopted = _attention_touched(model, kept)
     typed = dict(_typed_attributes(model, kept))
     predicted = [shapes_of(run.recording, run.table, net.sizes, keep) for run in net.runs]
@@ -132,9 +133,9 @@ def _check_mask(net: Structure, keep: Tensor) -> None:
         raise UsageError(f"the keep mask has shape {tuple(keep.shape)}, the network has {net.count} classes")
     if not bool(keep[net.frozen].all()):
         lost = int((net.frozen & ~keep).nonzero()[0])
-        axis = next((a.name for a in net.axes if bool((a.cells == lost).any())), "a frozen axis")
+        name = next((a.name for a in net.axes if bool((a.cells == lost).any())), "a frozen axis")
         raise UsageError(
-            f"{axis} is frozen and cannot lose anything", "see `netwright inspect` for the reason"
+            f"{name} is frozen and cannot lose anything", "see `netwright inspect` for the reason"
         )
     for axis in net.axes:
         counts = keep[axis.cells].sum(dim=1)
@@ -172,7 +173,7 @@ def _rebuild(model: nn.Module, kept: Kept, attributes: Attributes, adopted: list
         memo[id(tensor)] = (
             nn.Parameter(new, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
         )
-    small = copy.deepcopy(model, memo)
+    small = deep_copy(model, memo)
     modules = dict(small.named_modules())
     if adopted:
         adopt_attention(small, adopted)
@@ -235,9 +236,14 @@ def _generic(model: nn.Module, net: Structure, predicted: list[tuple[int, ...]],
     """Integers, and tuples of them, that hold an old size of the tensors a module handles."""
     pairs: dict[str, dict[int, set[int]]] = {}
     recording = net.recording
+    splits: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = {}
     for node in net.recording.nodes:
+        if node.op == "split_with_sizes":
+            dim = node.args[2] if len(node.args) > 2 else 0
+            widths = tuple([predicted[number][dim] for number in node.outputs])
+            splits.setdefault(node.module, {})[tuple(node.args[1])] = widths
         found = pairs.setdefault(node.module, {})
-        for number in node.outputs[:1]:
+        for number in node.outputs if node.op in VIEWS else node.outputs[:1]:  # a split has many
             if number >= 0:
                 for old, new in zip(recording.shapes[number], predicted[number], strict=True):
                     found.setdefault(old, set()).add(new)
@@ -253,27 +259,30 @@ def _generic(model: nn.Module, net: Structure, predicted: list[tuple[int, ...]],
             for old, new in sizes.items()
             if old > 1 and len(new - {old}) == 1 and (variant == "all" or len(new) == 1)
         }
-        if not change:
+        parts = splits.get(path, {})
+        if not change and not parts:
             continue
         values = {}
         for name, value in vars(module).items():
-            if name in _SKIP or name.startswith("_"):
+            if name in _SKIP or name.startswith("_") or not isinstance(value, (int, list, tuple)):
                 continue
-            new = _changed(value, change)
-            if new != value:
-                values[name] = new
+            now = _changed(value, change, parts)
+            if now != value:
+                values[name] = now
         if values:
             out[path] = values
     return out
 
 
-def _changed(value: Any, change: dict[int, int]) -> Any:
+def _changed(value: Any, change: dict[int, int], parts: dict[tuple[int, ...], tuple[int, ...]]) -> Any:
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
         return change.get(value, value)
     if isinstance(value, (list, tuple)) and value and all(type(v) is int for v in value):
-        return type(value)([change.get(v, v) for v in value]) if type(value) in (list, tuple) else value
+        if type(value) not in (list, tuple):
+            return value
+        return type(value)(parts.get(tuple(value), [change.get(v, v) for v in value]))
     return value
 
 
@@ -291,7 +300,7 @@ def _differs(
     """The first difference between the small network and what the labels say, over all recordings."""
     for run, shapes in zip(net.runs, predicted, strict=True):
         again = record(small, net.inputs, training=run.recording.training, real=run.recording.real)
-        found = prove(net, run, again, shapes, kept)
+        found = prove(net, run, again, shapes, keep, kept)
         if found is not None:
             return found
     return None

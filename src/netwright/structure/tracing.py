@@ -241,8 +241,9 @@ def trace(
     if unseen:
         try:
             second = record(model, inputs, training=True)
-        except ModelError:
+        except ModelError as error:
             second = None
+            notes.append(f"branches that run only in training could not be recorded: {error.message}")
         if second is not None and set(unseen) - set(_unseen(second)):
             runs.append(labels.walk(second))
             unseen = sorted(set(unseen) & set(_unseen(second)))

@@ -1,3 +1,6 @@
 """Conformance suites: what every importance, quantiser or surgery must hold, for ours and for yours."""
 
-__all__: list[str] = []
+from netwright.testing.importances import EquivariantImportanceConformance, ImportanceConformance
+from netwright.testing.surgery import SurgerySuite
+
+__all__ = ["EquivariantImportanceConformance", "ImportanceConformance", "SurgerySuite"]

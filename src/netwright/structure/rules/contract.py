@@ -23,12 +23,12 @@ def product(walk: Walk, node: Node) -> list[list[Tensor]]:
             for layer in walk.layers_of(number):
                 walk.freeze(layer, f"operator {node.op} has no rule")
         return [[]]
-    bias, a, b = ([None] if len(node.inputs) == 2 else []) + list(node.inputs)[:3]  # type: ignore[misc]
+    *added, a, b = node.inputs[:3]
     out = contract(walk, a, b)
     number = node.outputs[0]
     walk.table[number] = walk.tidy(out, number)
-    if bias is not None:
-        walk.table[number] = merge(walk, [number, bias], walk.shape(number))
+    if added:
+        walk.table[number] = merge(walk, [number, *added], walk.shape(number))
     return [walk.table[number] or []]
 
 
@@ -47,7 +47,7 @@ def contract(walk: Walk, a: int, b: int) -> list[Tensor]:
 
 
 def _join(walk: Walk, a: int, b: int, left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
-    """Tie contracted layers one to one; with whole heads, rows of a batched contraction become one unit each."""
+    """Tie contracted layers one to one; with whole heads, rows of a batched product become one unit."""
     uniform = a in walk.uniform or b in walk.uniform
     if not left and not right:
         return []

@@ -19,7 +19,7 @@ def convolution(walk: Walk, node: Node) -> list[list[Tensor]]:
     """`input (B, C, ...), weight (O, C/g, ...)`, or (C, O/g, ...) when transposed; bias (O)."""
     x, w = node.inputs[0], node.inputs[1]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    stride, padding, dilation, transposed, _, groups = _geometry(node)
+    stride, padding, _, transposed, _, groups = _geometry(node)
     channels = walk.shape(x)[1]
     kernel = walk.shape(w)[2:]
     pointwise = tuple(
@@ -119,7 +119,10 @@ def _grouped(walk: Walk, w: int, incoming: Tensor | None, groups: int, transpose
         if shape[1] == 1:
             walk.freeze(own, "a grouped transposed convolution with one output a group")
             return walk.labels.fresh(groups) * 0
-        layer = known[1].reshape(groups, shape[0] // groups, shape[1])[:, 0]
+        columns = known[1].expand(
+            [shape[0], shape[1], *ones]
+        )  # labels of classes may be constant over the rows
+        layer = columns.reshape(groups, shape[0] // groups, shape[1])[:, 0]
         walk.block(layer, "groups")
         return layer.reshape(-1)
     own = walk.axis(w, 0)
@@ -127,7 +130,7 @@ def _grouped(walk: Walk, w: int, incoming: Tensor | None, groups: int, transpose
         walk.block(own.reshape(groups, -1), "groups")
     elif walk.labels.given is None:
         walk.freeze(own, "a grouped convolution with one output a group")
-    if shape[1] == 1:
+    if shape[1] == 1 and walk.given(walk.names[w], 1) is None:
         if incoming is not None:
             walk.freeze(incoming, "a grouped convolution with one input a group")
     elif incoming is None:
@@ -183,8 +186,8 @@ POOLS = (
     " adaptive_max_pool3d adaptive_avg_pool2d mkldnn_max_pool2d upsample_nearest1d upsample_nearest2d"
     " upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d"
     " upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bicubic2d_aa"
-    " _upsample_bilinear2d_aa reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d"
-    " replication_pad3d grid_sampler_2d grid_sampler_3d"
+    "_upsample_bilinear2d_aa reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d"
+    " replication_pad2d replication_pad3d grid_sampler_2d grid_sampler_3d"
 ).split()
 
 

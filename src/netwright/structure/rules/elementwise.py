@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 UNARY = (
     "relu relu6 gelu silu sigmoid tanh hardswish hardsigmoid hardtanh elu selu celu mish softplus leaky_relu"
-    " log_sigmoid_forward hardshrink softshrink threshold exp expm1 log log1p log2 log10 sqrt rsqrt sin cos tan asin acos"
-    " atan sinh cosh asinh acosh atanh erf erfc abs neg sign sgn reciprocal square floor ceil round trunc frac logit"
-    " clone _to_copy to native_dropout dropout bernoulli isnan isinf isfinite logical_not bitwise_not nan_to_num positive"
-    " fill zero relu_ pow exponential uniform normal random digamma lgamma erfinv special_expit _conj resolve_conj"
-    " clamp clamp_min clamp_max alpha_dropout feature_dropout bernoulli_ fake_quantize_per_tensor_affine"
+    "log_sigmoid_forward hardshrink softshrink threshold exp expm1 log log1p log2 log10 sqrt rsqrt sin cos"
+    " tan asin acos atan sinh cosh asinh acosh atanh erf erfc abs neg sign sgn reciprocal square floor ceil"
+    " round trunc frac logit clone _to_copy to native_dropout dropout bernoulli isnan isinf isfinite"
+    " logical_not bitwise_not nan_to_num positive fill zero relu_ pow exponential uniform normal random"
+    " digamma lgamma erfinv special_expit _conj resolve_conj clamp clamp_min clamp_max alpha_dropout"
+    " feature_dropout bernoulli_ fake_quantize_per_tensor_affine"
 ).split()
 BINARY = (
-    "add sub rsub mul div true_divide floor_divide remainder fmod atan2 maximum minimum where masked_fill lerp addcmul"
-    " addcdiv copy eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor prelu"
-    " _prelu_kernel xlogy hypot logaddexp copysign clamp_tensor rrelu rrelu_with_noise fmax fmin float_power"
+    "add sub rsub mul div true_divide floor_divide remainder fmod atan2 maximum minimum where masked_fill"
+    " lerp addcmul addcdiv copy eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or"
+    " bitwise_xor prelu _prelu_kernel xlogy hypot logaddexp copysign clamp_tensor rrelu rrelu_with_noise fmax"
+    " fmin float_power"
 ).split()
-#: Written in place and losing their uniform value when a view of them is written.
-_WRITES = {"copy", "fill", "masked_fill", "zero"}
 
 
 @rule(*dict.fromkeys(UNARY + BINARY))
@@ -37,11 +37,13 @@ def elementwise(walk: Walk, node: Node) -> list[list[Tensor]]:
     operands = list(dict.fromkeys(node.inputs))
     if node.op in ("prelu", "_prelu_kernel"):
         return [_prelu(walk, node)]
-    if operands and all(o in walk.uniform for o in operands) and node.op not in ("copy",):
-        walk.uniform.add(out)
-    elif node.op in _WRITES:
-        walk.uniform.discard(out)
     merged = merge(walk, operands, walk.shape(out))
+    if operands and all(o in walk.uniform for o in operands):
+        walk.uniform.add(out)  # independent noise (a dropout mask) takes the size of what it meets, too
+    else:
+        walk.uniform.discard(out)  # an in-place operator may have written into a uniform tensor
+    if out in node.inputs:
+        walk.write(out, merged)
     # A dropout mask, a second output, is met by nothing but the dropout itself.
     return [merged] + [list(merged) for _ in node.outputs[1:]]
 
@@ -75,14 +77,19 @@ def merge(walk: Walk, operands: list[int], shape: tuple[int, ...]) -> list[Tenso
 
 
 def _effective(walk: Walk, number: int, rank: int) -> tuple[int, ...]:
-    """Shape aligned to the rank; expanded dimensions (stride 0) count as size 1, since they follow whatever they meet."""
+    """Shape aligned to the rank; expanded dimensions (stride 0) follow what they meet: size 1."""
     shape = walk.shape(number)
     free = walk.recording.broadcast.get(number, frozenset())
     return (1,) * (rank - len(shape)) + tuple(1 if d in free else n for d, n in enumerate(shape))
 
 
 def _meet(walk: Walk, layer: Tensor, other: int, size: tuple[int, ...], theirs: list[Tensor]) -> bool:
-    """Tie one layer with what another operand has there; returns False when the layer was frozen."""
+    """Tie one layer with what another operand has there.
+
+    Returns:
+        Whether the layer goes on: not when it was frozen, and not when a layer that varies along more
+        dimensions was tied with it, which then says it all.
+    """
     dims = varying(layer)
     met = [d for d in dims if size[d] > 1]
     if not met or other in walk.uniform:
@@ -92,7 +99,7 @@ def _meet(walk: Walk, layer: Tensor, other: int, size: tuple[int, ...], theirs: 
         dims2 = varying(layer2)
         if dims2 == dims or (inner in dims2 and (set(dims2) <= set(dims) or set(dims) <= set(dims2))):
             walk.tie(layer, layer2)
-            return True
+            return not set(dims) < set(dims2)
     if walk.labels.heads == "whole":
         for layer2 in theirs:
             if set(varying(layer2)) <= set(dims):  # per-row parameters: the rows go or stay whole

@@ -14,17 +14,18 @@ if TYPE_CHECKING:
 
 
 @rule(
-    "zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like",
+    "zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "zeros_like",
+    "ones_like",
     "full_like", "empty_like", "scalar_tensor", "empty_strided", "new_empty_strided",
 )  # fmt: skip
 def uniform(walk: Walk, node: Node) -> list[list[Tensor]]:
     """The same value everywhere: like a scalar, it ties nothing and takes the size of what it meets."""
-    if not node.op.startswith(("empty", "new_empty")) or node.op == "empty_like":
-        walk.uniform.update(node.outputs)
+    walk.uniform.update(node.outputs)
     return [[] for _ in node.outputs]
 
 
-@rule("arange", "linspace", "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "eye", "_local_scalar_dense",
+@rule("arange", "linspace", "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "eye",
+      "_local_scalar_dense",
       "sym_size", "tril_indices", "triu_indices")  # fmt: skip
 def unlabelled(walk: Walk, node: Node) -> list[list[Tensor]]:
     """No units."""

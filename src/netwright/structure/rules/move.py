@@ -116,7 +116,15 @@ def select(walk: Walk, node: Node) -> list[Layers]:
     """One index of a dimension, which goes."""
     _pass_uniform(walk, node)
     dim, index = node.args[1] % len(walk.shape(node.inputs[0])), node.args[2]
-    return [[_pick(layer, dim, index) for layer in walk.layers_of(node.inputs[0])]]
+    out = []
+    for layer in walk.layers_of(node.inputs[0]):
+        if varying(layer) == (dim,):  # the index counts from one end: what lies between must stay
+            fixed = layer[
+                (slice(None),) * dim + (slice(None, index + 1) if index >= 0 else slice(index, None),)
+            ]
+            walk.freeze(fixed, "one of its members is selected by number")
+        out.append(_pick(layer, dim, index))
+    return [out]
 
 
 def _pick(layer: Tensor, dim: int, index: int) -> Tensor:
@@ -259,7 +267,7 @@ def repeat(walk: Walk, node: Node) -> list[Layers]:
     return [out]
 
 
-@rule("pixel_shuffle", "pixel_unshuffle", "unfold", "channel_shuffle", "diagonal", "rot90", "movedim")
+@rule("pixel_shuffle", "pixel_unshuffle", "unfold", "diagonal", "rot90", "movedim")
 def generic(walk: Walk, node: Node) -> list[Layers]:
     """Any other movement: run the operator itself on fully expanded labels."""
     _pass_uniform(walk, node)
@@ -272,6 +280,16 @@ def generic(walk: Walk, node: Node) -> list[Layers]:
             walk.block(moved, "view")
         out.append(moved)
     return [out]
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(walk: Walk, node: Node) -> list[Layers]:
+    """Interleave groups of channels: position r of every group must be the same member."""
+    groups = node.args[1]
+    for layer in walk.layers_of(node.inputs[0]):
+        if layer.shape[1] > 1:
+            walk.collapse(layer.unflatten(1, (groups, -1)), (1,))
+    return generic(walk, node)
 
 
 @rule("im2col")

@@ -16,15 +16,22 @@ if TYPE_CHECKING:
 
 
 @rule(
-    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
-    "batch_norm", "instance_norm", "_batch_norm_with_update", "_batch_norm_no_update", "batch_norm_with_update",
+    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
+    "cudnn_batch_norm",
+    "batch_norm", "instance_norm", "_batch_norm_with_update", "_batch_norm_no_update",
+    "batch_norm_with_update",
 )  # fmt: skip
 def batch_norm(walk: Walk, node: Node) -> list[list[Tensor]]:
     """Everything but the channels is averaged over; weight, bias, mean and variance follow the channels."""
     x, *own = node.inputs
     rank = len(walk.shape(x))
     channels: Tensor | None = None
+    passing = []
+    training = node.op in ("native_batch_norm", "cudnn_batch_norm") and bool(node.args[5])
     for layer in walk.layers_of(x):
+        if training and layer.shape[1] == 1:
+            passing.append(layer)  # a standardised weight: the statistics are over what stays
+            continue
         layer = walk.collapse(layer, tuple(d for d in range(rank) if d != 1))
         if layer.shape[1] == 1:
             walk.freeze(layer, "batch statistics are taken over it")
@@ -35,7 +42,7 @@ def batch_norm(walk: Walk, node: Node) -> list[list[Tensor]]:
     for number in own:
         if walk.shape(number) == (walk.shape(x)[1],) and walk.shape(number)[0] > 1:
             _follow(walk, number, channels)
-    out = [channels] if channels is not None else []
+    out = [*passing, channels] if channels is not None else passing
     flat = [channels.reshape(-1)] if channels is not None else []
     return [out] + [flat if walk.shape(o) == (walk.shape(x)[1],) else [] for o in node.outputs[1:] if o >= 0]
 
@@ -83,11 +90,11 @@ def group_norm(walk: Walk, node: Node) -> list[list[Tensor]]:
     for number in own:
         _follow(walk, number, channels)
     if channels is None:
-        return [[]] + [[] for _ in node.outputs[1:]]
+        return [[] for _ in node.outputs]
     size = walk.shape(x)[1]
     if groups == size:
         walk.freeze(channels, "every channel is a group of its own, and the number of groups is fixed")
-        return [[]] + [[] for _ in node.outputs[1:]]
+        return [[] for _ in node.outputs]
     if groups > 1:
         walk.block(channels.reshape(groups, -1), "groups")
     return [[channels]] + [[] for _ in node.outputs[1:]]
