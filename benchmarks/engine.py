@@ -1,7 +1,7 @@
 """Trace and prune against Torch-Pruning, side by side in one process: CPU seconds of one thread, alternating.
 
-Both remove half of the channels by L1 norm and leave the classifier's outputs alone. Copying the model for the
-peer, which prunes in place, is not counted; the copy that Netwright makes by itself is.
+Both remove half of the channels by L1 norm and leave the classifier's outputs alone. Copying the model for
+the peer, which prunes in place, is not counted; the copy that Netwright makes by itself is.
 
     python benchmarks/engine.py [--rounds 3] [--json FILE] [MODEL ...]
 """

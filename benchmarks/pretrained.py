@@ -1,7 +1,7 @@
 """A pretrained network pruned without training: EfficientNet-Lite0 on natural photographs.
 
-Removes 10 % and 20 % of the multiply-accumulates with plain L1 selection and with the OBS repair, which looks at a
-few dozen unlabelled crops, and reports on other crops how well the dense network's answers are kept.
+Removes 10 % and 20 % of the multiply-accumulates with plain L1 selection and with the OBS repair, which looks
+at a few dozen unlabelled crops, and reports on other crops how well the dense network's answers are kept.
 
     netwright data fetch photos && netwright data fetch efficientnet-lite0
     python benchmarks/pretrained.py [--examples 64] [--json FILE]
@@ -38,7 +38,9 @@ def answers(model: nn.Module, images: Tensor) -> Tensor:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--examples", type=int, default=64, help="unlabelled crops that the repair looks at")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -49,7 +51,9 @@ def main() -> None:
     held_out = torch.cat([x for part in (splits.val, splits.test) for x, _ in part.batches(32)])
     dense = answers(loaded.model, held_out)
     print(f"{len(some)} crops for the repair, {len(held_out)} others to judge by")
-    print(f"{'MACs kept':<11}{'how':<26}{'MACs':>8}{'top-1 kept':>12}{'KL':>8}{'logits off':>12}{'seconds':>9}")
+    print(
+        f"{'MACs kept':<11}{'how':<26}{'MACs':>8}{'top-1 kept':>12}{'KL':>8}{'logits off':>12}{'seconds':>9}"
+    )
     rows = []
     for share in (0.9, 0.8):
         for arm, how in ARMS.items():

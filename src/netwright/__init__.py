@@ -1,4 +1,4 @@
-"""Netwright shapes neural networks: give it a network, data and a budget; get back the right-sized networks."""
+"""Netwright shapes neural networks: from a network, data and a budget to the right-sized networks."""
 
 from netwright import data, metrics, models, train
 from netwright.errors import NetwrightError

@@ -1,4 +1,4 @@
-"""Files are written to a temporary name beside their target and renamed, so that none is ever half-written."""
+"""Files are written to a temporary name beside their target and renamed: none is ever half-written."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from netwright.errors import from_os_error
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path in the target's folder; rename it over the target on success, remove it on failure.
+    """Yield a temporary path in the target's folder; rename it over the target on success, remove it on
+    failure.
 
-    The temporary name keeps the target's suffix, because some writers choose their format by it. The bytes are
-    flushed to the disk before the rename.
+    The temporary name keeps the target's suffix, because some writers choose their format by it. The bytes
+    are flushed to the disk before the rename.
 
     Raises:
         ArtefactError: if the operating system refuses (no space, no permission).
@@ -31,7 +32,9 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     handle = temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=f".tmp{target.suffix}", dir=target.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{target.stem}-", suffix=f".tmp{target.suffix}", dir=target.parent
+        )
         os.close(handle)
         temporary = Path(name)
         yield temporary

@@ -61,12 +61,16 @@ def test_unknown_model(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "resnet21" in shape(capsys, out, "resnet21")
 
 
-def test_model_file_without_the_callable(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_model_file_without_the_callable(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = model_file(tmp_path, "def other():\n    return nn.Identity()")
     assert "build" in shape(capsys, out, f"{path}:build")
 
 
-def test_callable_that_returns_no_module(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_callable_that_returns_no_module(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = model_file(tmp_path, "def build():\n    return 3")
     assert "int" in shape(capsys, out, f"{path}:build")
 
@@ -134,12 +138,24 @@ def test_onnx_file_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "net.onnx" in refused(capsys, "measure", path)
 
 
+DIVIDES_BY_ZERO = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x):
+        y = self.fc(x.flatten(1))
+        return y / 0 * 0 if self.training else y
+
+
+def build():
+    return Net()
+"""
+
+
 def test_loss_that_is_not_finite(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    body = (
-        "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.fc = nn.Linear(64, 10)\n"
-        "    def forward(self, x):\n        y = self.fc(x.flatten(1))\n        return y / 0 * 0 if self.training else y\n\n"
-        "def build():\n    return Net()"
-    )
+    body = DIVIDES_BY_ZERO
     line = refused(
         capsys, "shape", f"{model_file(tmp_path, body)}:build", "--out", out, "--quiet", "--epochs", 1
     )
@@ -210,11 +226,15 @@ def test_finished_study_is_read_again(finished: Path) -> None:
             assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root"
+)
 def test_full_disk(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip("this machine does not let a test mount a small disk")
     try:

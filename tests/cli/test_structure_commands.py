@@ -199,7 +199,7 @@ BAD = {
     "no callable": (("MODEL", "FILE:bild"), "has no callable 'bild' — it has build"),
     "callable forgotten": (("MODEL", "FILE"), "does not name a callable"),
     "not callable": (("MODEL", "FILE:SIZE"), "cannot be called: 'SIZE'"),
-    "no module": (("MODEL", "FILE:number"), "returned a int, not a torch.nn.Module"),
+    "no module": (("MODEL", "FILE:number"), "returned int, not a torch.nn.Module"),
     "fails": (("MODEL", "FILE:broken"), "KeyError: 'width'"),
     "onnx": (("MODEL", "net.onnx"), "net.onnx is an ONNX graph, whose structure is not read yet"),
     "malformed shape": (("--input-shape", "6;6"), "input shape '6;6' is not understood"),

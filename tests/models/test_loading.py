@@ -138,7 +138,7 @@ def test_file_and_callable(write: Callable[[str], str]) -> None:
     [
         ("buidl", r"net\.py has no callable 'buidl' — it has build"),
         ("build", "raised|cannot be built: RuntimeError: two lines"),
-        ("number", "returned a int, not a torch.nn.Module"),
+        ("number", "returned int, not a torch.nn.Module"),
         ("needs", "cannot be built: TypeError"),
         ("const", "cannot be called"),
     ],

@@ -13,9 +13,7 @@ from typing import Any
 import pytest
 
 KILLS = 10
-COMMAND = (
-    "shape resnet8 --data digits --trials 8 --epochs 4 --recovery 1 --seed 5 --budget macs=0.6 --quiet".split()
-)
+COMMAND = "shape resnet8 --data digits --trials 8 --epochs 4 --recovery 1 --seed 5 --quiet".split()
 pytestmark = pytest.mark.slow
 
 

@@ -67,7 +67,7 @@ def _gate(rng: random.Random, c: int) -> tuple[nn.Module, int]:
 
 def _attention(rng: random.Random, c: int) -> tuple[nn.Module, int]:
     heads = 3  # no other size is 3: an attribute of an ambiguous size cannot be rewritten
-    inner = heads * rng.choice([2, 3])
+    inner = heads * rng.choice([2, 4])
 
     def forward(m: Net, x: Tensor) -> Tensor:
         tokens = m.n(x.flatten(2).transpose(1, 2))

@@ -118,6 +118,23 @@ REDUCTIONS = [
             "norm of one": lambda x: x.norm(1, dim=(2, 3)),
             "median": lambda x: x.flatten(2).median(2).values,
             "generalised mean": lambda x: x.clamp(min=1e-3).pow(3).mean((2, 3)).pow(1 / 3),
+            "nansum": lambda x: x.nansum((2, 3)),
+            "std_mean": lambda x: sum(torch.std_mean(x, (2, 3))),
+            "aminmax": lambda x: sum(x.flatten(2).aminmax(dim=2)),
+            "arg min": lambda x: x.flatten(2).argmin(2).to(x.dtype) + x.sum((2, 3)),
+            "any": lambda x: x.sum((2, 3)) * (x > -0.1).flatten(2).any(2),
+            "all": lambda x: x.sum((2, 3)) * (x > -9).flatten(2).all(2),
+            "norm of order three": lambda x: torch.linalg.vector_norm(x, 3, dim=(2, 3)),
+            "cumulative product": lambda x: x.cumprod(2).mean((2, 3)),
+            "cumulative maximum": lambda x: x.cummax(2).values.mean((2, 3)),
+            "cumulative minimum": lambda x: x.cummin(2)[0].mean((2, 3)),
+            "cumulative logsumexp": lambda x: x.logcumsumexp(2).mean((2, 3)),
+            "kth value": lambda x: x.flatten(2).kthvalue(3, 2).values,
+            "mode": lambda x: x.flatten(2).mode(2).values,
+            "argsort": lambda x: x.flatten(2).argsort(-1)[..., 0] + x.sum((2, 3)),
+            "bmm with positions": lambda x: (
+                x.flatten(2) @ torch.ones(36, 1, dtype=x.dtype, device=x.device)
+            ).squeeze(-1),
             "cumsum": lambda x: x.cumsum(2).mean((2, 3)),
             "sort": lambda x: x.flatten(2).sort(-1).values[..., -1],
             "topk": lambda x: x.flatten(2).topk(3, -1).values.mean(-1),
@@ -163,6 +180,11 @@ REDUCTIONS = [
         "product of channels",
         lambda: Net(lambda m, x: m.a(x).prod(1), a=conv(3, 8)),
         {},
+        frozen={"a": "taken over it"},
+    ),
+    Case(
+        "smallest magnitude of channels",
+        lambda: Net(lambda m, x: torch.linalg.vector_norm(m.a(x), -float("inf"), dim=1), a=conv(3, 8)),
         frozen={"a": "taken over it"},
     ),
     Case(
@@ -223,6 +245,30 @@ INDEXED = [
         A,
         TOKENS,
     ),
+    Case("scattered", lambda: pair(lambda m, x: _scattered(x, "scatter_add_")), frozen={"a": "by number"}),
+    Case(
+        "added by number", lambda: pair(lambda m, x: _by_number(x, "index_add_")), frozen={"a": "by number"}
+    ),
+    Case(
+        "copied by number", lambda: pair(lambda m, x: _by_number(x, "index_copy_")), frozen={"a": "by number"}
+    ),
+    Case("put by number", lambda: pair(lambda m, x: _put(x)), frozen={"a": "index_put has no rule"}),
+    Case(
+        "noise put into zeros",
+        lambda: pair(lambda m, x: x + _put(0 * torch.rand_like(x))),
+        frozen={"a": "no units"},
+    ),
+    Case("ones that are cut", lambda: pair(lambda m, x: x * _cut(x)), frozen={"a": "no units there"}),
+    Case(
+        "full_like and new_full",
+        lambda: pair(lambda m, x: x * torch.full_like(x, 2) + x.new_full(x.shape, 3)),
+        A,
+    ),
+    Case(
+        "ones and new_ones",
+        lambda: pair(lambda m, x: x * torch.ones(x.shape, device=x.device) + x.new_ones(x.shape)),
+        A,
+    ),
     Case("triangle", lambda: pair(lambda m, x: x.tril(), into=8), {}, frozen={"a": "cuts by position"}),
     Case(
         "positions by arange",
@@ -253,6 +299,25 @@ INDEXED = [
         ROWS,
     ),
 ]
+
+
+def _by_number(x, method):
+    index = torch.arange(x.shape[1], device=x.device)
+    return getattr(torch.zeros_like(x), method)(1, index, x)
+
+
+def _scattered(x, method):
+    return getattr(torch.zeros_like(x), method)(2, torch.zeros_like(x, dtype=torch.int64), x)
+
+
+def _put(x):
+    y = torch.zeros_like(x)
+    y[torch.arange(x.shape[0], device=x.device)] = x
+    return y
+
+
+def _cut(x):
+    return torch.ones(x.shape[1], x.shape[1], device=x.device, dtype=x.dtype).tril_()[0].view(1, -1, 1, 1)
 
 
 @pytest.mark.parametrize("case", INDEXED, ids=lambda c: c.name)

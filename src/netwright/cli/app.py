@@ -10,8 +10,8 @@ import typer
 
 from netwright.errors import NetwrightError, from_os_error
 
-#: What a malformed command line raises. Typer carries a command-line library of its own, or uses the one that is
-#: installed: its version decides which, so the class is taken from what it raises.
+#: What a malformed command line raises. Whether Typer carries its own copy of click depends on its version:
+#: the class is taken from what it raises.
 _CLICK_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 #: One module per family of commands; each has `register(app)`.
@@ -41,7 +41,9 @@ def build() -> typer.Typer:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; never shows a traceback unless `--debug` (anywhere) or NETWRIGHT_DEBUG asks for it."""
+    """Run the command line; never shows a traceback unless `--debug` (anywhere) or NETWRIGHT_DEBUG asks for
+    it.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given or bool(os.environ.get("NETWRIGHT_DEBUG"))
     given = [a for a in given if a != "--debug"]

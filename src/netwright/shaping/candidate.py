@@ -121,7 +121,9 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True)
 class Space:
-    """The pipelines a study chooses from. Tuples list the choices; `share` is a range, drawn evenly in its logarithm."""
+    """The pipelines a study chooses from. Tuples list the choices; `share` is a range, drawn evenly in its
+    logarithm.
+    """
 
     metric: str = "macs"
     share: tuple[float, float] = (0.05, 0.9)

@@ -25,8 +25,8 @@ class _Speed:
 
 
 #: Fitted to files of ResNet-8, -18 and -20 and MobileNetV2 between 0.2 and 1800 million products, dense and
-#: pruned, in ONNX Runtime on one core of a server processor with vector integer instructions. The fit is within
-#: 15 % for most; it knows that small networks gain nothing from integers.
+#: pruned, in ONNX Runtime on one core of a server processor with vector integer instructions. The fit is
+#: within 15 % for most; it knows that small networks gain nothing from integers.
 _SPEED = {32: _Speed(0.0173, 0.108, 0.00114), 8: _Speed(0.0056, 0.081, 0.00211)}
 
 

@@ -86,7 +86,7 @@ def make_plan(
     traced = structure.trace(model, example)
     rows = operators(model, example)
     prunable = [axis for axis in traced.axes if axis.prunable]
-    small = _smallest(model, example)
+    small = _smallest(model, example) if prunable else model
     dense = {name: float(sum(getattr(r, name) for r in rows)) for name in ("macs", "params")}
     small_rows = operators(small, example)
     smallest = {name: float(sum(getattr(r, name) for r in small_rows)) for name in dense}

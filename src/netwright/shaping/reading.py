@@ -73,7 +73,7 @@ def architecture(source: dict[str, Any]) -> nn.Module:
         return models.load(
             source["model"],
             num_classes=source.get("num_classes"),
-            in_channels=source.get("in_channels"),
+            in_channels=source["in_channels"],
             image_size=source.get("image_size"),
         ).model.cpu()
 

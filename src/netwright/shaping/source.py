@@ -98,7 +98,8 @@ class Loaded:
         splits: The data.
         given: Whether its weights were given with it.
         notes: What was done to make it fit, one line each.
-        how: What builds the architecture again: "model" (None for an object) and how it was fitted to the data.
+        how: What builds the architecture again: "model" (None for an object) and how it was fitted to the
+            data.
     """
 
     model: nn.Module

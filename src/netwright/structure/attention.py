@@ -1,9 +1,9 @@
 """`torch.nn.MultiheadAttention` with a free inner width.
 
-PyTorch's module fixes the inner width to the embedding width (`unflatten(-1, (3, E))`) and the softmax temperature
-to `1/sqrt(E / heads)`, so it cannot hold fewer heads than `E / head_dim`. `ShapedAttention` is the same module —
-a subclass with the same parameter names, computing the same function — that reads its inner width from its weights
-and keeps its temperature in `scale`.
+PyTorch's module fixes the inner width to the embedding width (`unflatten(-1, (3, E))`) and the softmax
+temperature to `1/sqrt(E / heads)`, so it cannot hold fewer heads than `E / head_dim`. `ShapedAttention` is
+the same module — a subclass with the same parameter names, computing the same function — that reads its inner
+width from its weights and keeps its temperature in `scale`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch.nn import functional as F
 class ShapedAttention(nn.MultiheadAttention):
     """Multi-head attention whose inner width may differ from its embedding width.
 
-    Made from an `nn.MultiheadAttention` by `adopt_attention`; not constructed directly. Parameters keep their names:
-    `in_proj_weight` (3 * inner, E), `in_proj_bias` (3 * inner), `out_proj.weight` (E, inner), `out_proj.bias` (E).
+    Made from an `nn.MultiheadAttention` by `adopt_attention`; not constructed directly. Parameters keep their
+    names: `in_proj_weight` (3 * inner, E), `in_proj_bias` (3 * inner), `out_proj.weight` (E, inner),
+    `out_proj.bias` (E).
 
     Attributes:
         scale: Softmax temperature, a factor on the scores.

@@ -112,14 +112,14 @@ class _plain_kernels:  # noqa: N801 - used like a function
     """Run the decomposed operators that the rules know instead of fused CPU kernels."""
 
     def __enter__(self) -> None:
-        self._flags = torch.backends.mkldnn.flags(enabled=False)
+        # Only this flag: setting the others, as `flags()` does, warns on machines without the hardware.
+        self._enabled = torch.backends.mkldnn.set_flags(_enabled=False, _fp32_precision=None)[0]
         self._sdpa = sdpa_kernel(SDPBackend.MATH)
-        self._flags.__enter__()
         self._sdpa.__enter__()
 
     def __exit__(self, *error: Any) -> None:
         self._sdpa.__exit__(*error)
-        self._flags.__exit__(*error)
+        torch.backends.mkldnn.set_flags(_enabled=self._enabled, _fp32_precision=None)
 
 
 def _mask_of(layers: list[Tensor], stays: Tensor) -> Tensor | None:

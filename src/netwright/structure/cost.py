@@ -26,9 +26,10 @@ PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 CONVOLUTIONS = ("convolution", "convolution_overrideable", "_convolution", "mkldnn_convolution")
 #: Operators whose output is a view of their input or has no memory of its own.
 VIEWS = frozenset(
-    "view _unsafe_view reshape _reshape_alias squeeze unsqueeze flatten unflatten view_as expand_as permute transpose"
-    " swapaxes t numpy_T expand broadcast_to alias detach lift_fresh contiguous view_of as_strided slice narrow select"
-    " unbind split split_with_sizes unsafe_split chunk unsafe_chunk tensor_split movedim diagonal unfold".split()
+    "view _unsafe_view reshape _reshape_alias squeeze unsqueeze flatten unflatten view_as expand_as permute"
+    " transpose swapaxes t numpy_T expand broadcast_to alias detach lift_fresh contiguous view_of as_strided"
+    " slice narrow select unbind split split_with_sizes unsafe_split chunk unsafe_chunk tensor_split movedim"
+    " diagonal unfold".split()
 )
 
 

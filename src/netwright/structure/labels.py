@@ -57,7 +57,7 @@ class Traced:
     Attributes:
         recording: The operators.
         table: Layers of units of every tensor, by number, as they were when the tensor was made
-        (in-place writes update them).
+            (in-place writes update them).
         uniform: Tensors with the same value everywhere: they take the size of what they meet.
     """
 
@@ -72,7 +72,7 @@ class Labels:
 
     Args:
         heads: "whole" ties the units of each attention head, so heads go whole; "width" narrows every
-        head alike.
+            head alike.
         given: Parameter name -> {dimension: layer}; instead of fresh units (used to prove a surgery).
     """
 
@@ -112,13 +112,13 @@ class Walk:
         for name, number in recording.parameters.items():
             self.names.setdefault(number, name)
         self.uniform: set[int] = set()
-        self.parts: dict[
-            int, tuple[int, bool]
-        ] = {}  # view -> what it is a part of, and whether slices made it
+        # View -> what it is a part of, and whether slices made it.
+        self.parts: dict[int, tuple[int, bool]] = {}
         self.rows = torch.zeros(0, dtype=torch.int64)
         self.node: Node = Node("input", None, (), {}, [], [], "")
 
     def run(self) -> list[Layers]:
+        """Label every tensor; returns the layers by number."""
         from netwright.structure.rules import rule_for
 
         for node in self.recording.nodes:
@@ -145,6 +145,7 @@ class Walk:
         for number in node.inputs:
             for layer in self.layers_of(number):
                 self.freeze(layer, f"operator {node.op} has no rule")
+        self.overwritten(node)
         for number in node.outputs:
             if number >= 0:
                 self.table[number] = []
@@ -163,7 +164,7 @@ class Walk:
         Args:
             number: The tensor that was written.
             layers: Its layers now. The whole adopts them where it was uniform and the part spans it
-            along them.
+                along them.
         """
         whole, sliced = self.parts.get(number, (number, True))
         if whole == number or whole not in self.uniform:
@@ -183,6 +184,13 @@ class Walk:
                 self.uniform.discard(other)
                 if self.shape(other) == self.shape(whole):
                     self.table[other] = adopted
+
+    def overwritten(self, node: Node) -> None:
+        """An operator wrote, in place, what nothing is known of: what it wrote into is uniform no longer."""
+        for number in node.outputs:
+            if number in node.inputs:
+                self.uniform.discard(number)
+                self.write(number, [])
 
     def shape(self, ref: Ref | int) -> tuple[int, ...]:
         """Shape of a tensor of the recording."""

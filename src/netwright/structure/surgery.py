@@ -213,12 +213,15 @@ def _typed_attributes(model: nn.Module, kept: Kept) -> Iterator[tuple[str, dict[
         elif isinstance(module, nn.RNNBase):
             values = {
                 "input_size": size(path, "weight_ih_l0", 1),
-                "hidden_size": size(path, "weight_hh_l0", 0)
-                // (module.weight_hh_l0.shape[0] // module.hidden_size),
+                "hidden_size": size(path, "weight_hh_l0", 0) // _gates(module),
             }
         changed = {k: v for k, v in values.items() if getattr(module, k) != v}
         if changed:
             yield path, changed
+
+
+def _gates(module: Any) -> int:
+    return int(module.weight_hh_l0.shape[0]) // int(module.hidden_size)
 
 
 def _convolution(module: Any, first: int, second: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`trace`: from a model and an example to its structure: tied axes, costs, what can shrink and why the rest cannot."""
+"""`trace`: from a model and an example to its tied axes and costs, and what cannot shrink and why."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Member:
     Args:
         name: Parameter or buffer.
         dim: Its dimension.
-        index: (size,) position of every index in ``axis.cells.flatten()``, or -1 for indices on other axes; where
-            the blocks of dimension 0 lie on different units, the index map of the first block.
+        index: (size,) position of every index in ``axis.cells.flatten()``, or -1 for indices on other axes;
+            where the blocks of dimension 0 lie on different units, the index map of the first block.
     """
 
     name: str
@@ -71,8 +71,9 @@ class Structure:
         count: Number of classes; a class is a set of tied units, class 0 the frozen ones.
         frozen: (count,) bool, True where a class must stay.
         axes: Tied axes, those that can shrink first.
-        layers: Parameter or buffer -> {dimension: class labels}. Labels have the parameter's rank and size 1 along
-            every dimension where they are constant; an element stays iff its class stays in every layer.
+        layers: Parameter or buffer -> {dimension: class labels}. Labels have the parameter's rank and size 1
+            along every dimension where they are constant; an element stays iff its class stays in every
+            layer.
         notes: What a reader should know, one line each.
     """
 

@@ -186,7 +186,7 @@ POOLS = (
     " adaptive_max_pool3d adaptive_avg_pool2d mkldnn_max_pool2d upsample_nearest1d upsample_nearest2d"
     " upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d"
     " upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bicubic2d_aa"
-    "_upsample_bilinear2d_aa reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d"
+    " _upsample_bilinear2d_aa reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d"
     " replication_pad2d replication_pad3d grid_sampler_2d grid_sampler_3d"
 ).split()
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 UNARY = (
     "relu relu6 gelu silu sigmoid tanh hardswish hardsigmoid hardtanh elu selu celu mish softplus leaky_relu"
-    "log_sigmoid_forward hardshrink softshrink threshold exp expm1 log log1p log2 log10 sqrt rsqrt sin cos"
+    " log_sigmoid_forward hardshrink softshrink threshold exp expm1 log log1p log2 log10 sqrt rsqrt sin cos"
     " tan asin acos atan sinh cosh asinh acosh atanh erf erfc abs neg sign sgn reciprocal square floor ceil"
     " round trunc frac logit clone _to_copy to native_dropout dropout bernoulli isnan isinf isfinite"
     " logical_not bitwise_not nan_to_num positive fill zero relu_ pow exponential uniform normal random"

@@ -37,4 +37,5 @@ def triangle(walk: Walk, node: Node) -> list[list[Tensor]]:
     """Which elements stay depends on their position."""
     for layer in walk.layers_of(node.inputs[0]):
         walk.freeze(layer, f"{node.op} cuts by position")
+    walk.overwritten(node)
     return [[]]

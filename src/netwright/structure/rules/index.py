@@ -41,6 +41,7 @@ def gather(walk: Walk, node: Node) -> list[list[Tensor]]:
     for number in node.inputs:
         for layer in walk.layers_of(number):
             walk.freeze(layer, f"{node.op} picks its elements by number")
+    walk.overwritten(node)
     return [[]]
 
 

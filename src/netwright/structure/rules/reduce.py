@@ -38,8 +38,10 @@ def average(walk: Walk, node: Node) -> list[list[Tensor]]:
 
 @rule("linalg_vector_norm", "norm")
 def vector_norm(walk: Walk, node: Node) -> list[list[Tensor]]:
-    """As a sum: what is removed contributes nothing."""
-    return _reduce(walk, node, _dims(node, len(walk.shape(node.inputs[0])), 2), ends=True)
+    """As a sum: what is removed contributes nothing, unless the order is negative (the smallest counts)."""
+    order = node.args[1] if len(node.args) > 1 else 2
+    ends = not (isinstance(order, (int, float)) and order < 0)
+    return _reduce(walk, node, _dims(node, len(walk.shape(node.inputs[0])), 2), ends=ends)
 
 
 @rule("amax", "amin", "argmax", "argmin", "prod", "logsumexp", "all", "any", "median", "mode", "aminmax")
@@ -89,7 +91,7 @@ def ordered(walk: Walk, node: Node) -> list[list[Tensor]]:
         if layer.shape[dim] > 1:
             walk.freeze(layer, f"{node.op} runs along it")
         else:
-            out.append(layer)
+            out.append(_drop(walk, node, layer, (dim,)))  # kthvalue ends the dimension
     return [list(out) for _ in node.outputs]
 
 
