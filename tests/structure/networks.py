@@ -233,7 +233,7 @@ LARGE: dict[str, Callable[[], Made]] = {
     "resnet50": _vision("resnet50", 64),
     "densenet121": _vision("densenet121", 64),
     "convnext tiny": _vision("convnext_tiny", 64),
-    "inception v3": _vision("inception_v3", 128, init_weights=False),
+    "inception v3": _vision("inception_v3", 96, init_weights=False, aux_logits=False),
     "vgg16": _vision("vgg16_bn", 32),
     "vit b 16": _vision("vit_b_16", 224),
     "mobilenet v3 large": _vision("mobilenet_v3_large", 64),

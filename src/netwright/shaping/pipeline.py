@@ -195,6 +195,7 @@ class Pipeline:
             params=sum(r.params for r in rows),
             size=metrics.file_bytes(file),
             file=str(file.relative_to(self.folder.path)),
+            layers=[[r.name, r.kind, r.macs, r.params] for r in rows],
         )
 
     def _dense_logits(self) -> Tensor:
