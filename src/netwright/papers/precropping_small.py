@@ -141,8 +141,8 @@ def _latency(run: Run, found: Mapping[float, Family], data: Splits) -> Panel:
     panel = Panel(f"Latency by dense, batch {_BATCH}, ONNX Runtime", "milliseconds by dense", limit=1.0)
     for label in files:
         if label.startswith((MASKS, SYNFLOW, CONVEX, UNIFORM)):
-            short = label.replace("SynFlow masks", "masks").replace(" crop", "").replace(",", "")
-            panel.bar(short, *_ratio(batches[_BATCH][label]))
+            caption = label.replace("SynFlow masks", "masks").replace(" crop", "").replace(",", "")
+            panel.bar(caption, *_ratio(batches[_BATCH][label]))
     for name, kind in ((SYNFLOW, "crop"), (MASKS, "masks")):
         value, spread = _ratio(batches[_BATCH][f"{name}, 25 %"])
         run.measure(
