@@ -40,7 +40,9 @@ def read(name: str, image_size: int | None) -> Raw:
 
     wanted = record(name)
     if not wanted.loader:
-        raise DataError(f"{name} holds weights, not examples", "see netwright data list for data sets")
+        raise DataError(
+            f"{name} holds weights or a graph, not examples", "see netwright data list for data sets"
+        )
     return _READERS[wanted.loader](fetch(name), image_size)
 
 

