@@ -326,7 +326,7 @@ def test_image_that_breaks_in_its_pixels_is_named(make_images: Make) -> None:
         ("zzz", "known are digits"),
         ("./missing", "data folder missing does not exist"),
         ("missing.npz", "no file missing.npz"),
-        ("efficientnet-lite0", "holds weights, not examples"),
+        ("efficientnet-lite0", "holds weights or a graph, not examples"),
     ],
 )
 def test_data_that_are_not_there(
