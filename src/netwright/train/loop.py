@@ -247,7 +247,11 @@ class _Training:
         example, _ = next(data.train.batches(2))
         classes = data.num_classes if data.train.labelled else None
         chosen = Runtime.choose(
-            device, example, precision=recipe.precision, channels_last=recipe.channels_last
+            device,
+            example,
+            precision=recipe.precision,
+            channels_last=recipe.channels_last,
+            model=self.model,
         )
         plain = Runtime(device, bf16=False, channels_last=False)
         check_fits(plain.place(self.model), example, classes, plain)

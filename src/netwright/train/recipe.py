@@ -32,7 +32,8 @@ class Recipe:
         ema: Decay of the exponential moving average of the weights, in 0..1; 0 is off.
         clip_norm: Largest norm of the whole gradient, or None.
         precision: ``"bf16"`` is autocast; ``"auto"`` takes it where the device computes in it natively.
-        channels_last: Memory format of 4-D inputs; ``"auto"`` takes it with bf16 or on CUDA.
+        channels_last: Memory format of 4-D inputs; ``"auto"`` takes it on CUDA, and with bf16 on processors
+            where all convolutions make multiples of 8 channels.
         augment: Whether the training split's own augmentation is applied.
         distill_weight: Share of the loss that follows the teacher, in 0..1.
         distill_temperature: Temperature of the distillation.

@@ -146,6 +146,6 @@ def _answers(
     with torch.no_grad(), evaluating(model):
         for x, y in part.batches(batch_size, limit=limit):
             if runtime is None:
-                runtime = Runtime.choose(where, x, precision=precision)
+                runtime = Runtime.choose(where, x, precision=precision, model=model)
                 model.to(where)
             yield runtime.forward(model, runtime.move(x)), y.to(where)
