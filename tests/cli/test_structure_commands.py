@@ -169,7 +169,8 @@ def test_prune_to_weights_alone_and_its_table(
         assert word in printed
     assert "first (32): excluded by 'first'" in printed
     assert f"{target}: " in printed
-    assert max(map(len, printed.splitlines())) <= 120
+    lines = [line for line in printed.splitlines() if str(target) not in line]  # a path is as long as it is
+    assert max(map(len, lines)) <= 120
 
 
 def test_prune_with_data_and_the_same_seed(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
