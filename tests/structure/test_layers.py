@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import torch
 from hypothesis import given, settings
 
-from netwright.structure.layers import align, compress, factor, reshape, select_sizes, varying
+from netwright.structure.layers import align, compress, factor, reshape, varying
 from netwright.structure.sizes import index_maps, take
 
 SIZES = st.lists(st.integers(1, 4), min_size=1, max_size=4)
@@ -65,13 +65,6 @@ def test_compress_keeps_the_labels_and_drops_constant_dimensions(sizes, data) ->
 def test_align_prepends_dimensions() -> None:
     assert align(torch.arange(3), 3).shape == (1, 1, 3)
     assert align(torch.zeros(2, 3), 2).shape == (2, 3)
-
-
-def test_sizes_along_the_innermost_dimension_are_counts_of_a_row() -> None:
-    layer = torch.tensor([[1, 2, 3], [4, 5, 6]])
-    keep = torch.tensor([True, True, False, True, False, True, True])
-    assert select_sizes(layer, keep) == {0: 2, 1: 2}
-    assert select_sizes(torch.tensor([[1, 2, 3]]), keep) == {1: 2}
 
 
 @st.composite

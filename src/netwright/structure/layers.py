@@ -99,32 +99,6 @@ def reshape(layer: Tensor, old: Shape, new: Shape) -> Tensor:
     return compress(layer.expand(source).reshape(target), tuple(touched))
 
 
-def select_sizes(layer: Tensor, keep: Tensor) -> dict[int, int]:
-    """How many indices stay along each dimension in which a layer varies.
-
-    Along the innermost of them the count is per row (rows may keep different members, but equally many);
-    along an outer one an index stays if anything of its slice does.
-
-    Args:
-        layer: Labels with values in 0..len(keep)-1.
-        keep: (units,) bool, True where the unit stays.
-    """
-    dims = varying(layer)
-    mask = keep[layer]
-    if len(dims) == 1:
-        return {dims[0]: int(mask.sum())}
-    sizes = {}
-    for d in dims[:-1]:
-        others = [e for e in dims if e != d]
-        sizes[d] = int(mask.any(dim=others[0]).sum()) if len(others) == 1 else int(_any(mask, others).sum())
-    sizes[dims[-1]] = int(mask.sum(dim=dims[-1]).max())
-    return sizes
-
-
-def _any(mask: Tensor, dims: list[int]) -> Tensor:
-    return mask.any(dim=tuple(dims), keepdim=True)
-
-
 def full(shape: Shape) -> Tensor:
     """An all-frozen layer, for slots that no unit describes."""
     return torch.zeros(shape, dtype=torch.int64)
