@@ -69,6 +69,7 @@ class Recording:
         outputs: Numbers of the tensors that the model returned.
         real: Whether real values were needed.
         training: Whether it was recorded in training mode.
+        named: Names that the model gave to its tensors (see `note`) -> tensor number.
     """
 
     nodes: list[Node] = field(default_factory=list)
@@ -81,6 +82,7 @@ class Recording:
     outputs: list[int] = field(default_factory=list)
     real: bool = False
     training: bool = False
+    named: dict[str, int] = field(default_factory=dict)
 
     def used(self) -> set[int]:
         """Numbers of all tensors that some operator reads."""
@@ -151,6 +153,21 @@ class _Recorder(TorchDispatchMode):
             name = name[:-1]
         self.recording.nodes.append(Node(name, func, held, named, seen, outputs, self.path[-1]))
         return out
+
+
+_RUNNING: list[_Recorder] = []
+
+
+def note(name: str, tensor: Tensor) -> None:
+    """Name a tensor in the recording in progress, if there is one: a graph being interpreted has names.
+
+    Args:
+        name: The name, for `Recording.named`.
+        tensor: An input of the model or the result of an operator.
+    """
+    if _RUNNING:
+        recorder = _RUNNING[-1]
+        recorder.recording.named[name] = recorder.number(tensor)
 
 
 @contextmanager
@@ -293,10 +310,12 @@ def _run(twin: nn.Module, inputs: Inputs, recorder: _Recorder) -> dict[int, Tens
     recording.inputs = [recorder.start(x) for x in inputs.tensors()]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder operator would hide everything
+    _RUNNING.append(recorder)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), _module_paths(twin, recorder), recorder:
             output = inputs.call(twin)
     finally:
+        _RUNNING.pop()
         torch.backends.mha.set_fastpath_enabled(fast)
     leaves = [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
     if not leaves:
