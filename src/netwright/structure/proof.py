@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ from netwright.structure.sizes import take
 if TYPE_CHECKING:
     from netwright.structure.tracing import Structure
 
+#: From the class labels (n,) of a dimension to the indices of what is there after a change.
+Order = Callable[[Tensor], Tensor]
 #: Operators whose secondary outputs are bookkeeping.
 _PRIMARY = 1
 
@@ -55,6 +57,7 @@ def prove(
     predicted: list[tuple[int, ...]],
     keep: Tensor,
     kept: Mapping[str, Mapping[int, Tensor]],
+    order: Order | None = None,
 ) -> Mismatch | None:
     """The first difference, or None when the surgery is right.
 
@@ -65,8 +68,9 @@ def prove(
         predicted: Shape of every tensor of the dense recording after the surgery.
         keep: (count,) bool, True where a class stays.
         kept: What stayed, by parameter.
+        order: What is where along a dimension, when it is not simply what stays.
     """
-    return _operators(run, small, predicted) or _labels(net, run, small, predicted, keep, kept)
+    return _operators(run, small, predicted) or _labels(net, run, small, predicted, keep, kept, order)
 
 
 def _operators(run: Traced, small: Recording, predicted: list[tuple[int, ...]]) -> Mismatch | None:
@@ -116,6 +120,7 @@ def _labels(
     predicted: list[tuple[int, ...]],
     keep: Tensor,
     kept: Mapping[str, Mapping[int, Tensor]],
+    order: Order | None,
 ) -> Mismatch | None:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -137,11 +142,11 @@ def _labels(
     graph = coo_array((np.ones(len(left), np.bool_), (left, right)), shape=(n, n))
     _, component = connected_components(graph, directed=False)
     mine = component[1 : net.count]
-    order = np.argsort(mine, kind="stable")
-    double = np.flatnonzero(np.diff(mine[order]) == 0)
+    ranked = np.argsort(mine, kind="stable")
+    double = np.flatnonzero(np.diff(mine[ranked]) == 0)
     if not len(double):
-        return _inputs(net, run, walked, predicted, keep, component)
-    bad = {int(order[double[0]]) + 1, int(order[double[0] + 1]) + 1}
+        return _inputs(net, run, walked, predicted, keep, component, order)
+    bad = {int(ranked[double[0]]) + 1, int(ranked[double[0] + 1]) + 1}
     for a, b, node in labels.ties:
         x, y = a.numpy(), b.numpy()
         hit = (x != y) & np.isin(x, list(bad)) & np.isin(y, list(bad))
@@ -157,6 +162,7 @@ def _inputs(
     predicted: list[tuple[int, ...]],
     keep: Tensor,
     component: np.ndarray[Any, np.dtype[np.int64]],
+    order: Order | None,
 ) -> Mismatch | None:
     """The first operator that does not see exactly what stays of what it saw in the dense network.
 
@@ -176,14 +182,21 @@ def _inputs(
             mapped = [la for la in map(net.sizes.classes, run.table[x]) if len(varying(la)) == 1]
             for layer in mapped:
                 dims = varying(layer)
-                stays = keep[layer].reshape(-1)
-                for other in mapped:  # an element stays iff it does in every layer
-                    stays = stays & keep[other].reshape(-1) if varying(other) == dims else stays
-                want_units = layer.reshape(-1)[stays]
+                want_units = layer.reshape(-1)[_stays(layer, mapped, keep, order)]
                 there = [seen.reshape(-1) for seen in small.table[y] if varying(seen) == dims]
                 if there and not any(_same(seen, want_units, component) for seen in there):
                     return Mismatch("it sees other units than in the dense network", a.op, a.module)
     return None
+
+
+def _stays(layer: Tensor, layers: list[Tensor], keep: Tensor, order: Order | None) -> Tensor:
+    """What is left of a layer: a mask, or indices."""
+    if order is not None:
+        return order(layer.reshape(-1))
+    stays = keep[layer].reshape(-1)
+    for other in layers:  # an element stays iff it does in every layer
+        stays = stays & keep[other].reshape(-1) if varying(other) == varying(layer) else stays
+    return stays
 
 
 def _same(seen: Tensor, want: Tensor, component: np.ndarray[Any, np.dtype[np.int64]]) -> bool:

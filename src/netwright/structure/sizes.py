@@ -6,6 +6,7 @@ product with the keep vector, and no network is rebuilt.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -216,11 +217,34 @@ def take(tensor: Tensor, kept: dict[int, Tensor]) -> Tensor:
         if index.dim() == 1:
             out = out.index_select(dim, index)
             continue
-        origin = rows.to(tensor.device) if rows is not None else torch.arange(size, device=tensor.device)
-        per_row = index[origin // (size // len(index))]  # (rows, n)
-        shape = [out.shape[0] if d == 0 else index.shape[1] if d == dim else 1 for d in range(out.dim())]
-        wide = per_row.reshape(shape).expand(
-            [index.shape[1] if d == dim else n for d, n in enumerate(out.shape)]
-        )
-        out = out.gather(dim, wide)
+        out = out.gather(dim, _spread(index, rows, size, dim, out.shape))
     return out if out is not tensor else tensor.clone()
+
+
+def _spread(index: Tensor, rows: Tensor | None, size: int, dim: int, shape: torch.Size) -> Tensor:
+    """Values (blocks, n) along `dim` for every element of a tensor whose rows came from blocks of `size` rows."""
+    origin = rows.to(index.device) if rows is not None else torch.arange(size, device=index.device)
+    per_row = index[origin // (size // len(index))]  # (rows, n)
+    narrow = [shape[0] if d == 0 else index.shape[1] if d == dim else 1 for d in range(len(shape))]
+    return per_row.reshape(narrow).expand([index.shape[1] if d == dim else n for d, n in enumerate(shape)])
+
+
+def scale(
+    tensor: Tensor, factors: Mapping[int, Tensor], rows: Tensor | None = None, size: int | None = None
+) -> Tensor:
+    """Multiply a parameter that was taken along its dimensions.
+
+    Args:
+        tensor: The parameter after `take`.
+        factors: Dimension -> factors (n,), or (blocks, n) for blocks of dimension 0.
+        rows: What was taken of dimension 0, where blocks have their own factors.
+        size: Of dimension 0 before that.
+    """
+    for dim, factor in factors.items():
+        factor = factor.to(tensor.device, tensor.dtype)
+        if factor.dim() == 1:
+            tensor = tensor * factor.reshape([-1 if d == dim else 1 for d in range(tensor.dim())])
+        else:
+            dense = size if size is not None else tensor.shape[0]
+            tensor = tensor * _spread(factor, rows, dense, dim, tensor.shape)
+    return tensor

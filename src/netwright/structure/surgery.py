@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from netwright.errors import ModelError, StructureError, UsageError
 from netwright.structure.attention import adopt_attention
 from netwright.structure.attributes import Attributes, generic_attributes, merge_attributes, typed_attributes
-from netwright.structure.proof import Mismatch, prove
+from netwright.structure.proof import Mismatch, Order, prove
 from netwright.structure.record import deep_copy, record
-from netwright.structure.sizes import index_maps, shapes_of, take
+from netwright.structure.sizes import index_maps, scale, shapes_of, take
 from netwright.structure.tracing import Structure
 
 Kept = dict[str, dict[int, Tensor]]
@@ -60,7 +60,39 @@ def shrink(model: nn.Module, net: Structure, keep: Tensor) -> Shrunk:
         StructureError: if the module's Python code cannot take the new sizes; names operator and module.
     """
     _check_mask(net, keep)
-    kept = index_maps(net.layers, keep)
+    return carry_out(model, net, Change(index_maps(net.layers, keep), keep))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a surgery does to every parameter.
+
+    Attributes:
+        kept: Parameter or buffer -> {dimension: indices (n,) or (blocks, n)}, in any order, also repeated.
+        times: (count,) how often each class is there afterwards: a mask of what stays, or counts.
+        order: Indices of the slots that a dimension with the given class labels (n,) has afterwards; those
+            that stay, when None.
+        factors: Parameter -> {dimension: factors that fit its `kept`}.
+    """
+
+    kept: Kept
+    times: Tensor
+    order: Order | None = None
+    factors: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
+
+
+def carry_out(model: nn.Module, net: Structure, change: Change) -> Shrunk:
+    """Rebuild a module around changed parameters, and prove it.
+
+    Args:
+        model: The model that was traced; it is not touched.
+        net: Its structure.
+        change: What becomes of every parameter.
+
+    Raises:
+        StructureError: if the module's Python code cannot take the new sizes; names operator and module.
+    """
+    kept, keep = change.kept, change.times
     if not kept:
         return Shrunk(deep_copy(model), {})
     adopted = _attention_touched(model, kept)
@@ -75,9 +107,9 @@ def shrink(model: nn.Module, net: Structure, keep: Tensor) -> Shrunk:
         if attributes in tried:
             continue
         tried.append(attributes)
-        small = _rebuild(model, kept, attributes, adopted)
+        small = _rebuild(model, kept, attributes, adopted, change.factors)
         try:
-            failure = _differs(small, net, keep, kept, predicted)
+            failure = _differs(small, net, change, predicted)
         except ModelError as error:
             failure = failure or Mismatch(error.message, "", "")
             continue
@@ -159,14 +191,21 @@ def _attention_touched(model: nn.Module, kept: Kept) -> list[str]:
     ]
 
 
-def _rebuild(model: nn.Module, kept: Kept, attributes: Attributes, adopted: list[str]) -> nn.Module:
+def _rebuild(
+    model: nn.Module,
+    kept: Kept,
+    attributes: Attributes,
+    adopted: list[str],
+    factors: Mapping[str, Mapping[int, Tensor]] | None = None,
+) -> nn.Module:
     """Copy a module around sliced parameters and set attributes."""
     memo: dict[int, Any] = {}
     for name, tensor in _named_tensors(model):
         if name not in kept or id(tensor) in memo:
             continue
         with torch.no_grad():
-            new = take(tensor.detach(), kept[name])
+            cut = kept[name]
+            new = scale(take(tensor.detach(), cut), (factors or {}).get(name, {}), cut.get(0), len(tensor))
         memo[id(tensor)] = (
             nn.Parameter(new, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
         )
@@ -184,12 +223,12 @@ def _rebuild(model: nn.Module, kept: Kept, attributes: Attributes, adopted: list
 
 
 def _differs(
-    small: nn.Module, net: Structure, keep: Tensor, kept: Kept, predicted: list[list[tuple[int, ...]]]
+    small: nn.Module, net: Structure, change: Change, predicted: list[list[tuple[int, ...]]]
 ) -> Mismatch | None:
     """The first difference between the small network and what the labels say, over all recordings."""
     for run, shapes in zip(net.runs, predicted, strict=True):
         again = record(small, net.inputs, training=run.recording.training, real=run.recording.real)
-        found = prove(net, run, again, shapes, keep, kept)
+        found = prove(net, run, again, shapes, change.times, change.kept, change.order)
         if found is not None:
             return found
     return None
