@@ -1,0 +1,5 @@
+"""Others."""
+
+
+def networks():
+    return iter(())
