@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
+#: Products with a vector -> which input has an element for every multiply-accumulate.
+VECTORS = {"mv": 0, "addmv": 1, "dot": 0, "vdot": 0}
 CONVOLUTIONS = ("convolution", "convolution_overrideable", "_convolution", "mkldnn_convolution")
 #: Operators whose output is a view of their input or has no memory of its own.
 VIEWS = frozenset(
@@ -31,16 +33,34 @@ VIEWS = frozenset(
     " slice narrow select unbind split split_with_sizes unsafe_split chunk unsafe_chunk tensor_split movedim"
     " diagonal unfold".split()
 )
+#: Operators that make a tensor out of nothing but a shape.
+FACTORIES = frozenset(
+    f"{prefix}{kind}{suffix}"
+    for kind in ("zeros", "ones", "full", "empty", "rand", "randn", "randint", "empty_strided")
+    for prefix, suffix in (("", ""), ("new_", ""), ("", "_like"))
+)
+_DEFORMED = "deform_conv2d"
+_ATTENTION = "_scaled_dot_product_"
+_RECURRENT = "mkldnn_rnn_layer"
+#: Choices that are priced at once: their products stay in the processor's cache.
+_CHUNK = 512
 
 
 @dataclass(frozen=True)
 class Cost:
     """What a network costs for one example.
 
+    Every figure is an exact integer; figures of a batch are divided by its size and rounded up.
+
     Args:
-        macs: Multiply-accumulates of convolutions and matrix products.
-        params: Elements of the parameters that the forward pass reads.
-        activation_bytes: Bytes of everything the operators write (views write nothing).
+        macs: Multiply-accumulates of convolutions and of matrix products, written out or inside attention
+            and recurrent operators. Element-wise operators, normalisations, pooling and interpolation have
+            none, nor has the addition of a bias.
+        params: Elements of the parameters that the forward pass reads; a shared one counts once.
+        activation_bytes: Bytes of every tensor that an operator of the forward pass allocates for an output,
+            those beside the first (a pooling's indices, a normalisation's statistics) included: what memory
+            would hold if nothing were freed. Not counted are views of other tensors, operators that write in
+            place, and tensors made out of nothing but a shape (zeros, random numbers).
     """
 
     macs: int
@@ -57,7 +77,7 @@ class Operator:
         kind: Name of the ATen operator.
         macs: Multiply-accumulates.
         params: Elements of the parameters that it is the first to read.
-        activation_bytes: Bytes of its outputs.
+        activation_bytes: Bytes that it allocates for its outputs; see `Cost`.
         shape: Shape of its first output, as recorded.
     """
 
@@ -104,6 +124,7 @@ class CostModel:
         self._factors = np.array([t.factor for t in self._terms], dtype=np.int64)
         self._owner = np.array([t.operator for t in self._terms], dtype=np.int64)
         self._figure = np.array([t.figure for t in self._terms], dtype=np.int64)
+        self._columns = [np.flatnonzero(self._figure == f) for f in range(3)]
 
     def operators(self, keep: Tensor) -> list[Operator]:
         """Every operator that computes, with its costs.
@@ -137,8 +158,12 @@ class CostModel:
         Returns:
             (settings, 3): multiply-accumulates, parameters, activation bytes.
         """
-        values = self._values(keep.numpy())
-        out = np.stack([values[:, self._figure == f].sum(axis=1) for f in range(3)], axis=1)
+        mask = keep.numpy()
+        out = np.zeros((len(mask), 3), dtype=np.int64)
+        for first in range(0, len(mask), _CHUNK):
+            values = self._values(mask[first : first + _CHUNK])
+            for f, columns in enumerate(self._columns):
+                values[:, columns].sum(axis=1, out=out[first : first + _CHUNK, f])
         for f in (0, 2):
             out[:, f] = -(-out[:, f] // self._batch)
         return out
@@ -167,48 +192,84 @@ class CostModel:
                         root[number] = root[node.inputs[0]]
                 continue
             fresh = {root[i] for i in node.inputs if i in root} - counted
-            outputs = [o for o in node.outputs[:1] if o >= 0]
-            if not outputs or (not fresh and not node.inputs):
+            if not any(o >= 0 for o in node.outputs) or (not fresh and not node.inputs):
                 continue
             counted |= fresh
             index = len(self._labels)
-            self._labels.append((node.module, node.op, recording.shapes[outputs[0]]))
+            first = next(o for o in node.outputs if o >= 0)
+            self._labels.append((node.module, node.op, recording.shapes[first]))
             self._macs(node, index)
             for number in sorted(fresh):
-                if number in recording.buffers:
-                    continue
-                self._term(index, 1, [(number, d) for d in range(len(recording.shapes[number]))], 1)
-            if node.op not in CONVOLUTIONS + PRODUCTS and node.inputs[:1] == outputs:
-                continue  # in place
-            for number in outputs:
-                dims = [(number, d) for d in range(len(recording.shapes[number]))]
-                self._term(index, 2, dims, recording.dtypes[number].itemsize)
+                if number not in recording.buffers:
+                    self._term(index, 1, self._all(number), 1)
+            if node.op in FACTORIES:
+                continue
+            for number in allocated(node):
+                self._term(index, 2, self._all(number, like=first), recording.dtypes[number].itemsize)
+
+    def _all(self, number: int, like: int | None = None) -> list[tuple[int, int]]:
+        """The dimensions of a tensor; without layers of its own it has those of another that it matches."""
+        shape = self._recording.shapes[number]
+        if like is not None and like != number and not self._table[number]:
+            other = self._recording.shapes[like]
+            if len(other) == len(shape):
+                return [(like if other[d] == n else number, d) for d, n in enumerate(shape)]
+        return [(number, d) for d in range(len(shape))]
 
     def _macs(self, node: Node, index: int) -> None:
         shapes = self._recording.shapes
-        if node.op in CONVOLUTIONS:
+        if node.op in CONVOLUTIONS or node.op == _DEFORMED:
             x, w = node.inputs[0], node.inputs[1]
             out = node.outputs[0]
-            transposed = node.op != "mkldnn_convolution" and bool(node.args[6])
-            base = x if transposed else out
-            dims = [(base, d) for d in range(len(shapes[base]))] + [(w, 1)]
-            self._term(index, 0, dims, prod(shapes[w][2:]))
+            transposed = node.op not in (_DEFORMED, "mkldnn_convolution") and bool(node.args[6])
+            self._term(index, 0, [*self._all(x if transposed else out), (w, 1)], prod(shapes[w][2:]))
         elif node.op in PRODUCTS:
             a, b = node.inputs[-2:] if node.op in ("mm", "bmm") else node.inputs[1:3]
-            dims = [(a, d) for d in range(len(shapes[a]))] + [(b, len(shapes[b]) - 1)]
             inner = len(shapes[a]) - 1
-            if inner not in dict(
-                self._sizes.dims(self._table[a])
-            ):  # a state of zeros takes its width from the weight
-                dims[inner] = (b, len(shapes[b]) - 2)
+            dims = [*self._all(a), (b, inner)]
+            if inner not in self._known(a):  # a state of zeros takes its width from the weight
+                dims[inner] = (b, inner - 1)
             self._term(index, 0, dims, 1)
+        elif node.op in VECTORS:
+            self._term(index, 0, self._all(node.inputs[VECTORS[node.op]]), 1)
+        elif node.op.startswith(_ATTENTION):
+            q, k, v = node.inputs[:3]
+            for t in (k, v):  # queries by keys, weights by values
+                self._term(
+                    index, 0, [*self._all(q)[:-1], (k, len(shapes[k]) - 2), (t, len(shapes[t]) - 1)], 1
+                )
+        elif node.op == _RECURRENT:
+            for w in node.inputs[1:3]:
+                self._term(index, 0, [*self._all(node.inputs[0])[:-1], *self._all(w)], 1)
+
+    def _known(self, number: int) -> dict[int, int]:
+        return dict(self._sizes.dims(self._table[number]))
 
     def _term(self, operator: int, figure: int, dims: list[tuple[int, int]], factor: int) -> None:
         rows: list[int] = []
         for number, d in dims:
-            known = dict(self._sizes.dims(self._table[number]))
+            known = self._known(number)
             if d in known:
                 rows.append(known[d])
             else:
                 factor *= self._recording.shapes[number][d]
         self._terms.append(_Term(operator, figure, factor, tuple(rows)))
+
+
+def allocated(node: Node) -> list[int]:
+    """Numbers of the outputs that have memory of their own: no views, nothing written in place.
+
+    Args:
+        node: An operator call of a recording.
+    """
+    if node.op in VIEWS:
+        return []
+    if "batch_norm" in node.op and len(node.outputs) > 1:  # on meta it has statistics that no device makes
+        return node.outputs[:1]
+    schema = getattr(node.target, "_schema", None)
+    returns: list[Any] = list(schema.returns) if schema is not None else []
+    if len(returns) == 1:  # one tensor, or a list of them
+        return [] if returns[0].alias_info is not None else [o for o in node.outputs if o >= 0]
+    if len(returns) == len(node.outputs):
+        return [o for o, r in zip(node.outputs, returns, strict=True) if o >= 0 and r.alias_info is None]
+    return [o for o in node.outputs if o >= 0 and o not in node.inputs]

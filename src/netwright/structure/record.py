@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from netwright.errors import ModelError
 from netwright.structure.attention import adopt_attention
 from netwright.structure.inputs import Inputs, to_meta
+from netwright.structure.sources import caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Node:
         inputs: Numbers of all tensors among the arguments, in order.
         outputs: Numbers of the output tensors, in order (-1 for a missing one).
         module: Dotted path of the module whose forward made the call ("" is the root).
+        source: File and line of the network's own code that made the call, where there is one.
     """
 
     op: str
@@ -52,6 +54,7 @@ class Node:
     inputs: list[int]
     outputs: list[int]
     module: str
+    source: tuple[str, int] | None = None
 
 
 @dataclass
@@ -151,7 +154,8 @@ class _Recorder(TorchDispatchMode):
         name = func._schema.name.partition("::")[2]
         if name.endswith("_") and not name.endswith("__"):
             name = name[:-1]
-        self.recording.nodes.append(Node(name, func, held, named, seen, outputs, self.path[-1]))
+        source = caller(_run.__code__)
+        self.recording.nodes.append(Node(name, func, held, named, seen, outputs, self.path[-1], source))
         return out
 
 
@@ -168,6 +172,29 @@ def note(name: str, tensor: Tensor) -> None:
     if _RUNNING:
         recorder = _RUNNING[-1]
         recorder.recording.named[name] = recorder.number(tensor)
+
+
+def recording_now() -> bool:
+    """Whether a recording is in progress."""
+    return bool(_RUNNING)
+
+
+@contextmanager
+def within(path: str) -> Iterator[None]:
+    """Say that what runs now belongs to a module, in the recording in progress, if there is one.
+
+    Args:
+        path: Dotted path of the module.
+    """
+    if not _RUNNING:
+        yield
+        return
+    recorder = _RUNNING[-1]
+    recorder.path.append(path)
+    try:
+        yield
+    finally:
+        recorder.path.pop()
 
 
 @contextmanager

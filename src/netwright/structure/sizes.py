@@ -7,7 +7,7 @@ product with the keep vector, and no network is rebuilt.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,11 +36,13 @@ class Sizes:
     def __init__(self, partition: Partition) -> None:
         self._classes = partition.classes
         self._count = partition.count
+        self._ragged = partition.ragged
         self._rows: dict[bytes, int] = {}
         self._labels: list[Ints] = []
         self._mapped: dict[int, tuple[Tensor, Tensor]] = {}
         self._dims: dict[int, list[tuple[int, int]]] = {}
         self._matrix: object | None = None
+        self._pooled: tuple[object, tuple[Ints, Ints, object]] | None = None
 
     def classes(self, layer: Tensor) -> Tensor:
         """A layer of units as a layer of classes, compressed."""
@@ -67,8 +69,9 @@ class Sizes:
     def dims(self, layers: Layers) -> list[tuple[int, int]]:
         """(dimension, count row) of every labelled dimension of a tensor.
 
-        Along the innermost varying dimension of a layer every row keeps equally many, so the first row is
-        counted; along an outer one all rows stay, and the size is the dense one.
+        Along the dimension of its rows, the innermost varying one unless they were moved, every row of a
+        layer keeps equally many, so the first is counted; along another one all rows stay, and the size is
+        the dense one.
 
         Args:
             layers: Layers of units.
@@ -81,10 +84,11 @@ class Sizes:
                 mapped = self.classes(layer)
                 vary = varying(mapped)
                 if vary:
-                    inner = vary[-1]
+                    moved = self._ragged.get(id(layer))
+                    inner = moved[1] if moved is not None and moved[1] in vary else vary[-1]
                     first = mapped
-                    for d in vary[:-1]:
-                        first = first.narrow(d, 0, 1)
+                    for d in vary:
+                        first = first if d == inner else first.narrow(d, 0, 1)
                     known = [(inner, self.row(first))]
                 self._dims[id(layer)] = known
             for d, r in known:
@@ -100,9 +104,29 @@ class Sizes:
         Returns:
             (rows,) or (settings, rows).
         """
+        keep = np.asarray(keep)
+        if keep.ndim == 2 and len(keep) > 1 and keep.dtype == np.bool_ and self._labels:
+            order, starts, pooled = self._pools()
+            sums = np.add.reduceat(keep[:, order].view(np.int8), starts, axis=1, dtype=np.int64)
+            return np.asarray((pooled @ sums.T).T)  # type: ignore[operator]
         matrix = self._sparse()
         wide = np.asarray(keep, dtype=np.int64)
         return np.asarray((matrix @ wide.T).T)  # type: ignore[operator]
+
+    def _pools(self) -> tuple[Ints, Ints, object]:
+        """Classes that lie in the same counts are summed first, which thousands of settings are priced by.
+
+        Returns:
+            The classes sorted by pool, where each pool begins, and the counts as sums over pools.
+        """
+        if self._pooled is None or self._pooled[0] is not self._sparse():
+            matrix: Any = self._sparse()
+            tokens = np.random.default_rng(0).integers(-(2**62), 2**62, matrix.shape[0])
+            _, first, pool = np.unique(matrix.T @ tokens, return_index=True, return_inverse=True)
+            order = np.argsort(pool, kind="stable")
+            starts = np.searchsorted(pool[order], np.arange(len(first)))
+            self._pooled = (matrix, (order, starts, matrix[:, first]))
+        return self._pooled[1]
 
     def _sparse(self) -> object:
         if self._matrix is None:
