@@ -246,7 +246,7 @@ def take(tensor: Tensor, kept: dict[int, Tensor]) -> Tensor:
 
 
 def _spread(index: Tensor, rows: Tensor | None, size: int, dim: int, shape: torch.Size) -> Tensor:
-    """Values (blocks, n) along `dim` for every element of a tensor whose rows came from blocks of `size` rows."""
+    """Values (blocks, n) along `dim`, for every element of a tensor whose rows came from `size` in blocks."""
     origin = rows.to(index.device) if rows is not None else torch.arange(size, device=index.device)
     per_row = index[origin // (size // len(index))]  # (rows, n)
     narrow = [shape[0] if d == 0 else index.shape[1] if d == dim else 1 for d in range(len(shape))]

@@ -124,7 +124,11 @@ def carry_out(model: nn.Module, net: Structure, change: Change) -> Shrunk:
 
 
 def replay(
-    model: nn.Module, kept: Mapping[str, Mapping[int, Tensor]], attributes: Attributes, adopted: list[str]
+    model: nn.Module,
+    kept: Mapping[str, Mapping[int, Tensor]],
+    attributes: Attributes,
+    adopted: list[str],
+    factors: Mapping[str, Mapping[int, Tensor]] | None = None,
 ) -> nn.Module:
     """Do a surgery again on another copy of the same architecture.
 
@@ -133,6 +137,7 @@ def replay(
         kept: As in `Shrunk`.
         attributes: As in `Shrunk`.
         adopted: As in `Shrunk`.
+        factors: Parameter -> {dimension: factors that fit `kept`}.
 
     Raises:
         StructureError: if the model lacks a parameter or module, or its sizes do not fit.
@@ -154,7 +159,7 @@ def replay(
     for name in [*attributes, *adopted]:
         if name not in modules:
             raise StructureError(f"the model has no module {name}", "give the architecture that was pruned")
-    return _rebuild(model, {n: dict(d) for n, d in kept.items()}, attributes, adopted)
+    return _rebuild(model, {n: dict(d) for n, d in kept.items()}, attributes, adopted, factors)
 
 
 def _check_mask(net: Structure, keep: Tensor) -> None:
