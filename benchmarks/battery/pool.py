@@ -24,7 +24,7 @@ def warm() -> None:
     from torch import nn
 
     torch.set_num_threads(1)  # also: threads do not survive a fork
-    import torch.export  # noqa: F401
+    import torch.export
 
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3))
     judge(Case("warm", lambda: (model, torch.randn(2, 3, 8, 8)), "warm"), "whole", 60.0)
