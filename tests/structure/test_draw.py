@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import time
@@ -95,7 +96,7 @@ def test_table_says_what_there_is(resnet: Structure) -> None:
     assert "operators have neither: relu 7, add 3, mean 1" in text
     assert re.search(r"^layer1\.0\.conv1 +16 +18\.9% MACs  6: layer1\.0\.conv1, ", text, flags=re.MULTILINE)
     assert "fc (10): it is an output of the network" in text
-    assert "[convolution in conv1]" in text
+    assert re.search(r"\[convolution in conv1,\s+src/netwright/models/zoo/resnet_cifar\.py:\d+\]", text)
 
 
 def test_long_networks_are_shown_by_their_blocks(large: Structure) -> None:
@@ -120,7 +121,12 @@ def test_operators_without_a_rule_and_notes_are_named(odd: Structure) -> None:
     text = table(odd)
     assert "no rule for renorm, which freezes what it touches: (top)" in text
     assert "- 2 parameters are not used by the forward pass: unused.bias, unused.weight" in text
-    assert "operator renorm has no rule [renorm]" in text
+    code = inspect.getsource(Odd.forward).splitlines()
+    line = (
+        1 + next(i for i, t in enumerate(code) if "renorm" in t) + inspect.getsourcelines(Odd.forward)[1] - 1
+    )
+    assert f"operator renorm has no rule [renorm, tests/structure/test_draw.py:{line}]" in text
+    assert f"  tests/structure/test_draw.py:{line}: return self.left(torch.renorm(x, 2, 0, 1.0))" in text
 
 
 def test_a_network_without_parameters() -> None:
@@ -169,6 +175,10 @@ def test_facts_are_complete_and_json(resnet: Structure) -> None:
     assert [a["name"] for a in found["axes"]] == [a.name for a in resnet.axes]
     assert all(a["prunable"] or a["reason"] for a in found["axes"])
     assert all(a["members"] for a in found["axes"])
+    for axis in found["axes"]:
+        if not axis["prunable"]:
+            text = Path(axis["file"]).read_text().splitlines()[axis["line"] - 1]
+            assert axis["operator"] and text.strip() == axis["text"]
     assert found["axes"][0]["half_saves"]["macs"] == pytest.approx(0.259, abs=1e-3)
 
 

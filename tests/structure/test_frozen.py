@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import inspect
+from pathlib import Path
 
 import pytest
 import torch
 from tests.structure.nets import Net, conv, exact, pair
+from tests.structure.networks import SMALL
 from torch import nn
 
-from netwright.errors import ModelError, StructureError, UsageError
+from netwright.errors import BudgetError, ModelError, StructureError, UsageError
+from netwright.pruning import prune
 from netwright.structure import Inputs, check, shrink, trace
 from netwright.structure.rules._base import known, rule
+from netwright.structure.sources import place, unknown, why
 from netwright.testing.surgery import draw_keep, randomise
 
 IMAGE = (2, 3, 6, 6)
@@ -28,6 +33,71 @@ def test_an_operator_without_a_rule_freezes_what_it_touches_and_is_named() -> No
     assert [axis.name for axis in net.prunable] == ["a"]  # what it does not touch stays free
     assert reasons(net)["c"] == "operator special_i0e has no rule"
     exact(randomise(model).eval(), net)
+
+
+def line_of(function, text: str) -> int:
+    """The number of the only line of a function's code that has some text in it."""
+    code, first = inspect.getsourcelines(function)
+    (number,) = [first + i for i, line in enumerate(code) if text in line and "line_of" not in line]
+    return number
+
+
+class Written(nn.Module):
+    """Layers whose units freeze in different lines of one forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.a(x)
+        x = torch.special.i0e(
+            x,
+        )
+        x = self.b(x).cumsum(1)  # not separable
+        return self.out(self.c(x))
+
+
+def test_a_frozen_axis_has_the_line_that_freezes_it() -> None:
+    net = trace(Written(), torch.randn(2, 6))
+    axes = {axis.name: axis for axis in net.axes}
+    assert [axis.name for axis in net.prunable] == ["c"]
+    for name, text in [("a", "torch.special.i0e"), ("b", "cumsum"), ("out", "self.out(self.c")]:
+        found = place(axes[name].node)
+        assert found is not None and Path(found.file) == Path(__file__)
+        assert found.line == line_of(Written.forward, text) and text in found.text
+        assert why(axes[name]).startswith(f"{axes[name].reason} ({axes[name].node.op}")
+        assert f"{found}" in why(axes[name]) and found.text in why(axes[name])
+    (node,) = unknown(net)
+    assert node.op == "special_i0e" and place(node) == place(axes["a"].node)
+
+
+def test_every_frozen_axis_of_a_network_names_its_cause() -> None:
+    for name in ("resnet18", "vision transformer", "googlenet", "u-net", "gru", "timm convnext"):
+        net = trace(*SMALL[name]())
+        for axis in net.axes:
+            if not axis.prunable and axis.reason != "it has a single member":
+                assert axis.reason and axis.node is not None, (name, axis)
+                assert place(axis.node) is not None, (name, axis)
+
+
+def test_layers_in_a_row_have_no_line_of_code() -> None:
+    net = trace(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3)), torch.randn(2, 6))
+    (held,) = [axis for axis in net.axes if axis.reason == "it is an output of the network"]
+    assert place(held.node) is None and why(held) == "it is an output of the network (addmm in 1)"
+
+
+def test_a_budget_that_frozen_axes_forbid_names_them() -> None:
+    with pytest.raises(BudgetError, match=r"stays: operator special_i0e has no rule .*test_frozen\.py:\d+"):
+        prune(Written(), torch.randn(2, 6), "params=0.2")
+    with pytest.raises(StructureError, match=r"no axis of the network can shrink.*special_i0e.*:\d+"):
+        prune(Written(), torch.randn(2, 6), 0.5, exclude=["c"])
+
+
+def test_a_result_says_what_stayed_and_the_line_that_is_why() -> None:
+    result = prune(Written(), torch.randn(2, 6), 0.5, round_to=1)
+    assert f"test_frozen.py:{line_of(Written.forward, 'cumsum')}" in dict(result.frozen)["b"]
 
 
 def test_rules_have_the_names_of_operators() -> None:
@@ -89,7 +159,8 @@ class TestMasks:
     def test_a_frozen_axis_may_not_lose(self) -> None:
         keep = self.net.everything.clone()
         keep[next(a for a in self.net.axes if a.name == "4").cells[0, 0]] = False
-        with pytest.raises(UsageError, match="4 is frozen and cannot lose anything"):
+        said = r"4 is frozen and cannot lose anything: it is an output of the network \(convolution in 4\)"
+        with pytest.raises(UsageError, match=said):
             shrink(self.model, self.net, keep)
 
     def test_something_must_stay(self) -> None:

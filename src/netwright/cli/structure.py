@@ -264,12 +264,14 @@ def _write(pruned: Pruned, path: Path, kind: str, example: Tensor) -> None:
 
 
 def _document(name: str, pruned: Pruned, output: Path, notes: list[str]) -> dict[str, Any]:
+    from netwright.structure import facts
+
     net = pruned.net
     widths = {axis: {"before": before, "after": after} for axis, (after, before) in pruned.widths.items()}
     frozen = []
     for axis in net.axes:
         if not axis.prunable:
-            at = {"operator": axis.node.op, "module": axis.node.module} if axis.node is not None else {}
+            at = {} if axis.node is None else facts.call(axis.node)
             frozen.append({"axis": axis.name, "reason": axis.reason, **at})
     return {
         "model": name,

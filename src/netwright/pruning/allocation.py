@@ -15,6 +15,7 @@ from netwright.errors import StructureError, UsageError
 from netwright.pruning.limits import Limits, check_budget
 from netwright.pruning.widths import Widths, check_round_to
 from netwright.structure import Budget, Structure
+from netwright.structure.facts import obstacles
 
 #: Under a global threshold no axis falls below this share, unless the budget cannot be met otherwise.
 FLOOR = 0.1
@@ -116,7 +117,8 @@ def allocate(
     check_round_to(round_to)
     family = find_allocation(allocation)
     if not len(widths.sizes):
-        raise StructureError("no axis of the network can shrink", "see `netwright inspect` for the reasons")
+        reasons = obstacles(widths.net) or "only its outputs and what was excluded have axes"
+        raise StructureError("no axis of the network can shrink", f"{reasons} (see `netwright inspect`)")
     if bool(limits.fits(widths.sizes[None])[0]):
         return widths.sizes.clone()
     one = torch.ones_like(widths.sizes)

@@ -21,7 +21,7 @@ class Pruned:
             dimension 0 keep different ones.
         before: Costs of the dense network, for one example.
         after: Costs of the smaller one.
-        frozen: (axis, reason) of every axis that could not shrink.
+        frozen: (axis, reason) of every axis that could not shrink; the reason names operator and line.
         net: The dense network's structure.
         keep: (count,) bool, the classes of the structure that stayed.
         how: How the surgery was done.

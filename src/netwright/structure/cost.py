@@ -126,17 +126,19 @@ class CostModel:
         self._figure = np.array([t.figure for t in self._terms], dtype=np.int64)
         self._columns = [np.flatnonzero(self._figure == f) for f in range(3)]
 
-    def operators(self, keep: Tensor) -> list[Operator]:
+    def operators(self, keep: Tensor, whole: bool = False) -> list[Operator]:
         """Every operator that computes, with its costs.
 
         Args:
             keep: (classes,) bool.
+            whole: Of the whole recorded batch, instead of one example.
         """
+        batch = 1 if whole else self._batch
         values = self._values(keep.numpy()[None])[0]
         table = np.zeros((len(self._labels), 3), dtype=np.int64)
         np.add.at(table, (self._owner, self._figure), values)
         return [
-            Operator(module, kind, self._per_example(m), p, self._per_example(b), shape)
+            Operator(module, kind, -(-m // batch), p, -(-b // batch), shape)
             for (module, kind, shape), (m, p, b) in zip(self._labels, table.tolist(), strict=True)
         ]
 
@@ -167,9 +169,6 @@ class CostModel:
         for f in (0, 2):
             out[:, f] = -(-out[:, f] // self._batch)
         return out
-
-    def _per_example(self, value: int) -> int:
-        return -(-value // self._batch)
 
     def _values(self, keep: NDArray[np.bool_]) -> Ints:
         counts = self._sizes.counts(keep)

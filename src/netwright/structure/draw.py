@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from netwright.structure.facts import FrozenGroup, Use, frozen, savings, uses, width
+from netwright.structure.sources import place, unknown
 
 if TYPE_CHECKING:
     from netwright.structure.cost import Operator
+    from netwright.structure.record import Node
     from netwright.structure.solve import Axis
     from netwright.structure.tracing import Structure
 
@@ -38,9 +40,7 @@ def table(net: Structure, everything: bool = False) -> str:
     lines += _layers(net, everything)
     lines += _axes(net, everything)
     lines += _frozen(net, everything)
-    for op, modules in net.labels.unknown.items():
-        places = _some(list(dict.fromkeys(m or "(top)" for m in modules)), 3, everything)
-        lines += ["", *_wrap(f"no rule for {op}, which freezes what it touches: {places}", "")]
+    lines += _unknown(net, everything)
     if net.notes:
         lines += ["", *(line for note in net.notes for line in _wrap(f"- {note}", "  "))]
     return "\n".join(lines)
@@ -118,6 +118,24 @@ def _axes(net: Structure, everything: bool) -> Iterator[str]:
         )
     if len(axes) > len(shown):
         yield f"… and {_plural(len(axes) - len(shown), 'more axis', 'more axes')}"
+
+
+def _unknown(net: Structure, everything: bool) -> Iterator[str]:
+    """Operators without a rule, with the lines of code that call them."""
+    by: dict[str, list[Node]] = {}
+    for node in unknown(net):
+        by.setdefault(node.op, []).append(node)
+    for op, nodes in by.items():
+        modules = list(dict.fromkeys(node.module or "(top)" for node in nodes))
+        yield ""
+        text = f"no rule for {op}, which freezes what it touches: {_some(modules, 3, everything)}"
+        yield from _wrap(text, "")
+        code = dict.fromkeys(found for found in map(place, nodes) if found is not None)
+        shown = list(code) if everything else list(code)[:3]
+        for found in shown:
+            yield f"  {found}: {found.text}" if found.text else f"  {found}"
+        if len(code) > len(shown):
+            yield f"  … and {_plural(len(code) - len(shown), 'more line', 'more lines')}"
 
 
 def _frozen(net: Structure, everything: bool) -> Iterator[str]:

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from netwright.structure.sources import lines, place, unknown, why
+
 if TYPE_CHECKING:
+    from netwright.structure.record import Node
     from netwright.structure.solve import Axis
     from netwright.structure.tracing import Structure
 
@@ -45,7 +48,7 @@ class FrozenGroup:
     Args:
         axes: The axes.
         reason: Why.
-        where: The operators that freeze them, each as "operator in module"; empty where none does.
+        where: The operators that freeze them, each as "operator in module, file:line"; empty where none does.
     """
 
     axes: list[Axis]
@@ -103,7 +106,8 @@ def savings(net: Structure) -> Tensor:
         some = axes[first : first + step]
         keep = net.everything.repeat(len(some), 1)
         for row, axis in zip(keep, some, strict=True):
-            row[axis.cells[:, (axis.size + 1) // 2 :].reshape(-1)] = False
+            for part, count in zip(axis.parts, axis.counts((axis.size + 1) // 2).tolist(), strict=True):
+                row[part[count:]] = False
         parts.append(1 - net.costs(keep)[:, :2] / dense)
     return torch.cat(parts)
 
@@ -119,7 +123,7 @@ def frozen(net: Structure) -> list[FrozenGroup]:
         if not axis.prunable:
             groups.setdefault((axis.reason, axis.node.op if axis.node else ""), []).append(axis)
     return [
-        FrozenGroup(axes, reason, list(dict.fromkeys(_where(a) for a in axes if a.node is not None)))
+        FrozenGroup(axes, reason, lines(a.node for a in axes if a.node is not None))
         for (reason, _), axes in groups.items()
     ]
 
@@ -141,7 +145,7 @@ def describe(net: Structure) -> dict[str, Any]:
         else:
             entry["reason"] = axis.reason
             if axis.node is not None:
-                entry |= {"operator": axis.node.op, "module": axis.node.module}
+                entry |= call(axis.node)
         entry["members"] = [{"name": u.name, "dim": u.dim, "indices": u.count, "size": u.size} for u in on]
         axes.append(entry)
     return {
@@ -163,10 +167,39 @@ def describe(net: Structure) -> dict[str, Any]:
         ],
         "axes": axes,
         "unknown": {op: sorted(set(modules)) for op, modules in net.labels.unknown.items()},
+        "unknown_calls": [call(node) for node in unknown(net)],
         "notes": list(net.notes),
     }
 
 
-def _where(axis: Axis) -> str:
-    assert axis.node is not None
-    return f"{axis.node.op} in {axis.node.module}" if axis.node.module else axis.node.op
+def call(node: Node) -> dict[str, Any]:
+    """An operator call as values that JSON knows: operator, module and, where it is known, its line.
+
+    Args:
+        node: Of a recording.
+    """
+    found = place(node)
+    values: dict[str, Any] = {"operator": node.op, "module": node.module}
+    if found is not None:
+        values |= {"file": found.file, "line": found.line, "text": found.text}
+    return values
+
+
+def obstacles(net: Structure, most: int = 2) -> str:
+    """What keeps the largest part of a network from shrinking, in words; empty where nothing does.
+
+    Outputs of the network, which nobody asks to shrink, and what the user excluded are left out.
+
+    Args:
+        net: The structure.
+        most: Reasons to name.
+    """
+    given = {axis.name: sum(use.size for use in on) for axis, on in zip(net.axes, uses(net), strict=True)}
+    held = [axis for axis in net.axes if not axis.prunable and not _meant(axis)]
+    held.sort(key=lambda axis: -given[axis.name] * axis.total)
+    named = [f"{axis.name} ({axis.total}) stays: {why(axis)}" for axis in held]
+    return "; ".join(list(dict.fromkeys(named))[:most])
+
+
+def _meant(axis: Axis) -> bool:
+    return axis.reason.startswith(("it is an output", "excluded by", "it has a single member"))
