@@ -1,0 +1,413 @@
+"""Capture a forward pass as a graph with `torch.export`, and give it back what an exported module lacks.
+
+Exported graphs are fixed to a mode, a device, a dtype and, by default, a batch size. Here flags of training
+are read from the module that made the call, devices from the input, dtypes that follow the model's from its
+parameters (found by exporting in a second dtype), and the leading dimension of the inputs stays free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import operator
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from netwright.errors import ModelError, StructureError
+from netwright.structure.attention import adopt_attention
+from netwright.structure.graph import LAYERS, PATH, Program, is_layer
+from netwright.structure.inputs import Inputs, to_meta
+from netwright.structure.record import clone, deep_copy
+
+_ASSERTIONS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range",
+               "sym_constrain_range_for_size")  # fmt: skip
+_TRAINING_FLAGS = frozenset({"train", "training", "use_input_stats"})
+
+
+@dataclass
+class Captured:
+    """A forward pass as a graph.
+
+    Attributes:
+        program: The graph of the dense network.
+        constants: Name -> tensor that the graph reads beside parameters and buffers.
+    """
+
+    program: Program
+    constants: dict[str, Tensor] = field(default_factory=dict)
+
+
+def capture(model: nn.Module, inputs: Inputs, *, training: bool = False) -> Captured:
+    """Export one forward pass.
+
+    Args:
+        model: The network; it is not touched.
+        inputs: The example; a leading dimension of two or more that all tensors share stays free.
+        training: Export the pass in training mode.
+
+    Raises:
+        StructureError: if `torch.export` cannot follow the forward pass; says what it said.
+    """
+    twin = _twin(model, training)
+    exported = _export(twin, inputs)
+    graph, specs = _plain_graph(exported, twin)
+    if any(_named_dtypes(node, _dtype_of(model)) for node in graph.nodes):
+        _follow_dtype(graph, model, inputs, training)
+    _follow_device(graph)
+    _call_layers(graph, twin, training)
+    constants = _name_constants(graph, exported, twin)
+    _sweep(graph)
+    leaves, _ = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
+    program = Program(
+        graph,
+        specs[0],
+        specs[1],
+        tuple([_free_shape(exported, i, x) for i, x in enumerate(leaves)]),
+        {i: x for i, x in enumerate(leaves) if not isinstance(x, Tensor)},
+        inspect.signature(model.forward),
+    )
+    return Captured(program, constants)
+
+
+def _twin(model: nn.Module, training: bool) -> nn.Module:
+    """A copy of the modules around the same tensors: what the forward stores stays out of the user's model."""
+    memo: dict[int, Any] = {}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        memo[id(tensor)] = tensor
+    twin = deep_copy(model, memo).train(training)
+    adopt_attention(twin)
+    return twin
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    found = [t.dtype for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()]
+    return found[0] if found else torch.get_default_dtype()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    import logging
+
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.fx", "torch._export")]
+    levels = [logger.level for logger in loggers]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _export(twin: nn.Module, inputs: Inputs) -> Any:
+    """The exported program, with free leading dimensions where the network allows it."""
+    from torch.export import Dim
+
+    def free(x: Any) -> Any:
+        return {0: Dim.AUTO} if isinstance(x, Tensor) and x.dim() and x.shape[0] > 1 else None
+
+    args, kwargs = inputs.args, dict(inputs.kwargs)
+    shapes = _shape_spec(twin, pytree.tree_map(free, args), pytree.tree_map(free, kwargs))
+    failure: Exception | None = None
+    for spec in (shapes, None):
+        try:
+            with _quiet():
+                return torch.export.export(twin, args, kwargs, dynamic_shapes=spec, strict=False)
+        except Exception as error:
+            failure = failure or error
+    reason = " ".join(str(failure).split())[:300]
+    raise StructureError(f"its forward pass cannot be exported: {reason}") from failure
+
+
+def _shape_spec(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`torch.export` wants the dynamic shapes by the names of the arguments, as the signature binds them."""
+    try:
+        bound = inspect.signature(twin.forward).bind(*args, **kwargs)
+    except TypeError:
+        return None
+    return dict(bound.arguments)
+
+
+def _plain_graph(exported: Any, twin: nn.Module) -> tuple[fx.Graph, tuple[pytree.TreeSpec, pytree.TreeSpec]]:
+    """The graph with flat arguments and results, sub-graphs inlined, assertions dropped."""
+    module = exported.module(check_guards=False)
+    graph = fx.Graph()
+    values: dict[fx.Node, Any] = {}
+    for node in module.graph.nodes:
+        if node.op == "output":
+            leaves = pytree.tree_map_only(fx.Node, lambda n: values[n], node.args[0])
+            graph.output(tuple(pytree.tree_leaves(leaves)))
+        else:
+            _copy_node(module, node, graph, values)
+    return graph, (exported.call_spec.in_spec, exported.call_spec.out_spec)
+
+
+def _copy_node(module: nn.Module, node: fx.Node, graph: fx.Graph, values: dict[fx.Node, Any]) -> None:
+    name = getattr(node.target, "_schema", None) and node.target._schema.name.partition("::")[2]  # type: ignore[union-attr]
+    if node.op == "call_function" and name in _ASSERTIONS:
+        return
+    if node.op == "get_attr" and isinstance(_attribute(module, str(node.target)), fx.GraphModule):
+        values[node] = _attribute(module, str(node.target))
+        return
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        values[node] = _inline(node, graph, values)
+        return
+    if node.op == "call_function" and node.target is operator.getitem:
+        source = values[node.args[0]]  # type: ignore[index]
+        if not isinstance(source, fx.Node):  # a part of an inlined sub-graph's result
+            values[node] = source[node.args[1]]
+            return
+    copied = graph.node_copy(node, lambda n: values[n])
+    copied.meta = {PATH: _path(node), "stack_trace": node.meta.get("stack_trace")}
+    if node.op == "placeholder":
+        copied.args = ()
+    values[node] = copied
+
+
+def _inline(node: fx.Node, graph: fx.Graph, values: dict[fx.Node, Any]) -> list[Any]:
+    """Copy the nodes of a sub-graph that only sets a mode; its results are detached where gradients were off."""
+    kind = str(node.target)
+    args = [values[a] if isinstance(a, fx.Node) else a for a in node.args]
+    at = next((i for i, a in enumerate(args) if isinstance(a, fx.GraphModule)), None)
+    mode = args[:at] if at is not None else []
+    grad, cast = kind == "wrap_with_set_grad_enabled", kind == "wrap_with_autocast" and mode[2] is False
+    if at is None or not (grad or cast):
+        raise StructureError(f"the forward pass contains {kind}, which cannot be rewritten (in {_path(node)})")
+    inner: dict[fx.Node, Any] = {}
+    given = iter(args[at + 1 :])
+    out: list[Any] = []
+    for child in args[at].graph.nodes:
+        if child.op == "placeholder":
+            inner[child] = next(given)
+        elif child.op == "output":
+            out = [inner[x] if isinstance(x, fx.Node) else x for x in pytree.tree_leaves(child.args[0])]
+        else:
+            _copy_node(args[at], child, graph, inner)
+    if grad and mode[0] is False:
+        out = [graph.call_function(torch.ops.aten.detach.default, (x,)) if _is_tensor(x) else x for x in out]
+    return out
+
+
+def _is_tensor(node: Any) -> bool:
+    return isinstance(node, fx.Node) and isinstance(node.target, torch._ops.OpOverload)
+
+
+def _attribute(module: nn.Module, target: str) -> Any:
+    found: Any = module
+    for part in target.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _path(node: fx.Node) -> str:
+    """Dotted path of the module that made a call; a module that is called twice has one path."""
+    stack = [v[0] for v in (node.meta.get("nn_module_stack") or {}).values()]
+    path = stack[-1] if stack and not stack[-1].startswith("_empty") else ""
+    return re.sub(r"@\d+", "", path)
+
+
+def _free_shape(exported: Any, position: int, leaf: Any) -> tuple[int | None, ...] | None:
+    if not isinstance(leaf, Tensor):
+        return None
+    names = exported.graph_signature.user_inputs
+    placeholders = {n.name: n for n in exported.graph.nodes if n.op == "placeholder"}
+    value = placeholders[names[position]].meta["val"]
+    return tuple([n if isinstance(n, int) else None for n in value.shape])
+
+
+def _named_dtypes(node: fx.Node, dtype: torch.dtype) -> bool:
+    if node.op != "call_function":
+        return False
+    leaves = pytree.tree_leaves((list(node.args), dict(node.kwargs)))
+    return dtype in [x for x in leaves if isinstance(x, torch.dtype)] or _lowest(dtype) in [
+        x for x in leaves if isinstance(x, float)
+    ]
+
+
+def _lowest(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).min
+
+
+def _follow_dtype(graph: fx.Graph, model: nn.Module, inputs: Inputs, training: bool) -> None:
+    """Let the dtypes (and lowest numbers) that changed with the model's dtype be read from a parameter.
+
+    Whether `to(float32)` means "the dtype of the model" shows in a second export, in another dtype.
+    """
+    dtype = _dtype_of(model)
+    other = torch.float64 if dtype != torch.float64 else torch.float32
+    second = _in_dtype(model, inputs, other, training)
+    first = [n for n in graph.nodes if n.op == "call_function"]
+    if second is None or [n.target for n in first] != [n.target for n in second]:
+        return
+    name = next((n for n, p in model.named_parameters() if p.dtype == dtype), None)
+    if name is None:
+        return
+    cache: dict[str, fx.Node] = {}
+
+    def current(what: str) -> fx.Node:
+        if what not in cache:
+            anchor = next(iter(graph.nodes))
+            with graph.inserting_before(anchor):
+                weight = graph.create_node("get_attr", name, (), {})
+                cache["dtype"] = cache.get("dtype") or graph.call_function(getattr, (weight, "dtype"))
+                if what != "dtype":
+                    info = graph.call_function(torch.finfo, (cache["dtype"],))
+                    cache[what] = graph.call_function(getattr, (info, "min"))
+        return cache[what]
+
+    for node, twin in zip(first, second, strict=True):
+        mine, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
+        theirs = pytree.tree_leaves((twin.args, dict(twin.kwargs)))
+        changed = list(mine)
+        for i, (a, b) in enumerate(zip(mine, theirs, strict=True)):
+            if a is dtype and b is other:
+                changed[i] = current("dtype")
+            elif isinstance(a, float) and isinstance(b, float) and (a, b) == (_lowest(dtype), _lowest(other)):
+                changed[i] = current("lowest")
+        if any(a is not b for a, b in zip(mine, changed, strict=True)):
+            args, kwargs = pytree.tree_unflatten(changed, spec)
+            node.args, node.kwargs = args, kwargs
+
+
+def _in_dtype(model: nn.Module, inputs: Inputs, dtype: torch.dtype, training: bool) -> list[fx.Node] | None:
+    """The operator calls of the same pass in another dtype; without values where that is possible."""
+    for device in ("meta", None):
+        twin = clone(model, device).train(training).to(dtype)
+        adopt_attention(twin)
+        given = (to_meta(inputs) if device else inputs).map(lambda x: x.to(dtype) if x.is_floating_point() else x)
+        try:
+            graph, _ = _plain_graph(_export(twin, given), twin)
+        except StructureError:
+            continue
+        return [n for n in graph.nodes if n.op == "call_function"]
+    return None
+
+
+def _follow_device(graph: fx.Graph) -> None:
+    """Let every device be that of the first input (of a parameter, where no input is a tensor)."""
+    device: fx.Node | None = None
+    anchor = next((n for n in graph.nodes if n.op == "placeholder"), None)
+    anchor = next((n for n in graph.nodes if n.op == "get_attr"), None) if anchor is None else anchor
+    last = [n for n in graph.nodes if n.op == "placeholder"][-1:]
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        leaves, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
+        if not any(isinstance(x, torch.device) for x in leaves) or anchor is None:
+            continue
+        if device is None:
+            with graph.inserting_after(last[0] if last else anchor):
+                device = graph.call_function(getattr, (anchor, "device"))
+        args, kwargs = pytree.tree_unflatten([device if isinstance(x, torch.device) else x for x in leaves], spec)
+        node.args, node.kwargs = args, kwargs
+
+
+def _call_layers(graph: fx.Graph, twin: nn.Module, training: bool) -> None:
+    """Call the standard layers themselves, and read the other flags of training from the calling module."""
+    modules = dict(twin.named_modules())
+    layers = {path: LAYERS[type(m)] for path, m in modules.items() if path and is_layer(m)}
+    for node in list(graph.nodes):
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        path, op = node.meta.get(PATH, ""), _op(node)
+        if op in layers.get(path, ()):
+            with graph.inserting_before(node):
+                call = graph.create_node("call_module", path, (_activation(node, op),), {})
+            call.meta = dict(node.meta)
+            node.replace_all_uses_with(call)
+            graph.erase_node(node)
+        elif path in layers and op == "add" and layers[path] == ("batch_norm",):
+            graph.erase_node(node)  # the counter of batches, which the layer counts itself
+        else:
+            _read_flag(graph, node, path, training)
+
+
+def _op(node: fx.Node) -> str:
+    name = node.target._schema.name.partition("::")[2]  # type: ignore[union-attr]
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+def _activation(node: fx.Node, op: str) -> Any:
+    return node.args[1] if op == "embedding" else node.args[0]
+
+
+def _read_flag(graph: fx.Graph, node: fx.Node, path: str, training: bool) -> None:
+    for i, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.name not in _TRAINING_FLAGS:
+            continue
+        value = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
+        if value is not training:
+            continue  # a constant of the user's, such as dropout at test time
+        target = f"{path}.training" if path else "training"
+        with graph.inserting_before(node):
+            flag = graph.create_node("get_attr", target, (), {})
+        if i < len(node.args):
+            node.update_arg(i, flag)
+        else:
+            node.update_kwarg(argument.name, flag)
+
+
+def _name_constants(graph: fx.Graph, exported: Any, twin: nn.Module) -> dict[str, Tensor]:
+    """Tensors of the graph that are neither parameters nor buffers of the network, renamed and copied."""
+    module = exported.module(check_guards=False)
+    known = {n for n, _ in twin.named_parameters(remove_duplicate=False)}
+    known |= {n for n, _ in twin.named_buffers(remove_duplicate=False)}
+    names: dict[str, str] = {}
+    constants: dict[str, Tensor] = {}
+    for node in list(graph.nodes):
+        if node.op == "get_attr" and node.target not in known and not str(node.target).endswith("training"):
+            value = _attribute(module, str(node.target))
+            name = names.setdefault(str(node.target), f"_constant_{len(names)}")
+            node.target = name
+            constants[name] = value.detach().clone()
+        elif node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+            if _op(node) == "lift_fresh_copy":
+                node.target = torch.ops.aten.clone.default
+            elif node.target is torch.ops.aten.detach_.default:
+                node.target = torch.ops.aten.detach.default
+    return constants
+
+
+def _sweep(graph: fx.Graph) -> None:
+    """Erase what computes nothing that is read; what writes in place stays."""
+    for node in reversed(list(graph.nodes)):
+        if node.users or node.op in ("placeholder", "output", "call_module"):
+            continue
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+            continue
+        graph.erase_node(node)
+
+
+def export_free(inputs: Inputs, model: nn.Module) -> Inputs:
+    """The example with two examples where it has one, so that the graph does not fix the number.
+
+    Args:
+        inputs: The example.
+        model: The network, which must take two examples.
+    """
+    tensors = [x for x in inputs.tensors() if x.dim()]
+    if not tensors or any(x.shape[0] != 1 for x in tensors):
+        return inputs
+    from netwright.structure.record import record
+
+    double = inputs.map(lambda x: torch.cat([x, x]) if x.dim() else x)
+    try:
+        record(model, double)
+    except ModelError:
+        return inputs
+    return double
+
+
+__all__ = ["Captured", "capture", "export_free"]
