@@ -1,0 +1,25 @@
+"""ONNX operators by PyTorch's: one short function each, found by name."""
+
+from netwright.structure.onnx.operators import (
+    attention,
+    elementwise,
+    layers,
+    move,
+    recurrent,
+    reduce,
+    resize,
+)
+from netwright.structure.onnx.operators._base import find_operator, known_operators, operator
+
+__all__ = [
+    "attention",
+    "elementwise",
+    "find_operator",
+    "known_operators",
+    "layers",
+    "move",
+    "operator",
+    "recurrent",
+    "reduce",
+    "resize",
+]
