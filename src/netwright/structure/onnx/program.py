@@ -223,8 +223,14 @@ def _weights(steps: Sequence[Step], stored: Mapping[str, TensorProto]) -> tuple[
     weights: set[str] = set()
     statistics: set[str] = set()
     settings: set[str] = set()
+    reshaped = {name for step in steps if step.op == "Reshape" for name in step.outputs}
 
     def look(step: Step) -> None:
+        if step.op == "InstanceNormalization" and step.inputs[0] in reshaped:
+            plain = [_plain(stored.get(step.inputs[i]), n) for i, n in ((1, 1), (2, 0))]
+            if all(plain):  # a group normalisation: the numbers of its groups are no weights
+                settings.update(step.inputs[1:3])
+                return
         for position, name in enumerate(step.inputs):
             tensor = stored.get(name)
             if tensor is None or tensor.data_type not in FLOATS:
@@ -244,6 +250,10 @@ def _weights(steps: Sequence[Step], stored: Mapping[str, TensorProto]) -> tuple[
     for step in steps:
         look(step)
     return weights - settings, statistics - settings
+
+
+def _plain(tensor: TensorProto | None, number: float) -> bool:
+    return tensor is not None and bool((array(tensor) == number).all())
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ every label is compared with what the dense network predicts (`netwright.structu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from netwright.errors import StructureError
 from netwright.structure.inputs import to_meta
 from netwright.structure.layers import varying
+from netwright.structure.layout import arrange
 from netwright.structure.onnx.editing import apply_edits
 from netwright.structure.onnx.network import OnnxNetwork, execute
 from netwright.structure.onnx.program import Step, Value, compile_program
 from netwright.structure.onnx.resizing import Adaptation, Edit, Shape
-from netwright.structure.proof import Mismatch, prove
-from netwright.structure.record import clone, deep_copy, record
+from netwright.structure.proof import prove
+from netwright.structure.record import Recording, clone, deep_copy, record
 from netwright.structure.sizes import scale, shapes_of, take
 from netwright.structure.surgery import Change, Shrunk
 
@@ -43,35 +44,37 @@ def carry_out(network: OnnxNetwork, net: Structure, change: Change) -> Shrunk:
     """
     if not change.kept:
         return Shrunk(deep_copy(network), {})
-    run = net.runs[0]
     shapes = [shapes_of(r.recording, r.table, net.sizes, change.times) for r in net.runs]
     cut = _cut(network, change)
     edits = _edits(network, cut, net, change, shapes[0])
-    model = cut.proto()
-    apply_edits(model, edits)
-    program, weights = compile_program(model)
-    small = OnnxNetwork(program, weights).train(network.training)
-    like = next(network.parameters(), None)
-    small = (
-        small.to(like.device, like.dtype if like.dtype == torch.float64 else None)
-        if like is not None
-        else small
-    )
-    for traced, predicted in zip(net.runs, shapes, strict=True):
-        recording = traced.recording
-        again = record(small, net.inputs, training=recording.training, real=recording.real)
-        found = prove(net, traced, again, predicted, change.times, change.kept, change.order)
+    small = _written(cut, edits)
+    if net.partition.shuffled and change.order is None:
+        change = replace(change, kept=arrange(net, change.kept, list(_records(small, net))))
+        small = _written(_cut(network, change), edits)
+    for run, again, predicted in zip(net.runs, _records(small, net), shapes, strict=True):
+        found = prove(net, run, again, predicted, change.times, change.kept, change.order)
         if found is not None:
-            raise _refusal(net, found)
-    assert run is net.runs[0]
+            raise StructureError(f"{net.name} cannot be changed: {found}", "leave that part alone with exclude=")
     changed = {name: edit.attributes for name, edit in edits.items() if edit.attributes}
     return Shrunk(small, change.kept, changed, [], "in the graph")
 
 
-def _refusal(net: Structure, found: Mismatch) -> StructureError:
-    return StructureError(
-        f"{net.name} cannot be changed: {found}", "leave that part alone with exclude=[...]"
-    )
+def _written(cut: OnnxNetwork, edits: Mapping[str, Edit]) -> OnnxNetwork:
+    """The graph with its nodes changed, as it is read again."""
+    model = cut.proto()
+    apply_edits(model, edits)
+    small = OnnxNetwork(*compile_program(model)).train(cut.training)
+    like = next(cut.parameters(), None)
+    if like is None:
+        return small
+    wide = like.dtype if like.dtype == torch.float64 else None  # the whole network was moved to it
+    return small.to(like.device, wide)
+
+
+def _records(small: OnnxNetwork, net: Structure) -> Iterator[Recording]:
+    """The recordings that answer to those of the dense network."""
+    for run in net.runs:
+        yield record(small, net.inputs, training=run.recording.training, real=run.recording.real)
 
 
 def _cut(network: OnnxNetwork, change: Change) -> OnnxNetwork:
