@@ -252,7 +252,7 @@ INDEXED = [
     Case(
         "copied by number", lambda: pair(lambda m, x: _by_number(x, "index_copy_")), frozen={"a": "by number"}
     ),
-    Case("put by number", lambda: pair(lambda m, x: _put(x)), frozen={"a": "index_put has no rule"}),
+    Case("put by number", lambda: pair(lambda m, x: _put(x)), frozen={"a": "by number"}),
     Case(
         "noise put into zeros",
         lambda: pair(lambda m, x: x + _put(0 * torch.rand_like(x))),

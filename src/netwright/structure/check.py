@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from netwright.errors import StructureError
 from netwright.structure.labels import Labels
-from netwright.structure.record import Node, Ref, deep_copy, record_values
+from netwright.structure.record import Node, Ref, deep_copy, plain_kernels, record_values
 
 if TYPE_CHECKING:
     from netwright.structure.tracing import Structure
@@ -59,7 +58,7 @@ def check(
 
     inputs = net.inputs.map(cast)
     dense = deep_copy(model).cpu().to(dtype).eval()
-    with _plain_kernels():
+    with plain_kernels():
         recording, values = record_values(dense, inputs)
         labels = Labels(heads=net.heads, given=net.layers, units=net.count)
         traced = labels.walk(recording)
@@ -106,20 +105,6 @@ def _largest(a: list[Tensor], b: list[Tensor]) -> float:
             return float("inf")
         worst = max(worst, error)
     return worst
-
-
-class _plain_kernels:  # noqa: N801 - used like a function
-    """Run the decomposed operators that the rules know instead of fused CPU kernels."""
-
-    def __enter__(self) -> None:
-        # Only this flag: setting the others, as `flags()` does, warns on machines without the hardware.
-        self._enabled = torch.backends.mkldnn.set_flags(_enabled=False, _fp32_precision=None)[0]
-        self._sdpa = sdpa_kernel(SDPBackend.MATH)
-        self._sdpa.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._sdpa.__exit__(*error)
-        torch.backends.mkldnn.set_flags(_enabled=self._enabled, _fp32_precision=None)
 
 
 def _mask_of(layers: list[Tensor], stays: Tensor) -> Tensor | None:

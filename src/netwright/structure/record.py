@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -221,6 +222,20 @@ def _module_paths(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
             handle.remove()
 
 
+class plain_kernels:  # noqa: N801 - used like a function
+    """Run the decomposed operators that the rules know instead of fused CPU kernels."""
+
+    def __enter__(self) -> None:
+        # Only this flag: setting the others, as `flags()` does, warns on machines without the hardware.
+        self._enabled = torch.backends.mkldnn.set_flags(_enabled=False, _fp32_precision=None)[0]
+        self._sdpa = sdpa_kernel(SDPBackend.MATH)
+        self._sdpa.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._sdpa.__exit__(*error)
+        torch.backends.mkldnn.set_flags(_enabled=self._enabled, _fp32_precision=None)
+
+
 def _stray_tensors(value: Any, found: list[Tensor], depth: int = 0) -> None:
     if isinstance(value, Tensor):
         found.append(value)
@@ -298,11 +313,55 @@ def record(
                 return record(model, inputs, training=training, real=True)
             except ModelError as error:
                 raise error from without
+    attempt = try_record(model, inputs, training=training, real=real)
+    if attempt.error is not None:
+        raise attempt.error
+    return attempt.recording
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A forward pass that may have stopped on the way.
+
+    Attributes:
+        recording: What ran.
+        error: Why it stopped, or None.
+        module: Path of the module in whose code it stopped.
+    """
+
+    recording: Recording
+    error: ModelError | None = None
+    module: str = ""
+
+
+def try_record(model: nn.Module, inputs: Inputs, *, training: bool = False, real: bool = False) -> Attempt:
+    """Record one forward pass as far as it goes.
+
+    Args:
+        model: The model; it is not touched.
+        inputs: The example inputs.
+        training: Record in training mode.
+        real: Use real values.
+    """
     twin = clone(model, None if real else "meta").train(training)
     inputs = inputs.map(lambda x: x.detach().clone()) if real else to_meta(inputs)
     recorder = _Recorder(Recording(real=real, training=training))
-    _run(twin, inputs, recorder)
-    return recorder.recording
+    try:
+        _run(twin, inputs, recorder)
+    except ModelError as error:
+        return Attempt(recorder.recording, error, _stopped_in(twin, error))
+    return Attempt(recorder.recording)
+
+
+def _stopped_in(model: nn.Module, error: BaseException) -> str:
+    """The module whose code was running when an error arose: the innermost one on the stack."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found = ""
+    trace = (error.__cause__ or error).__traceback__
+    while trace is not None:
+        found = names.get(id(trace.tb_frame.f_locals.get("self")), found)
+        trace = trace.tb_next
+    return found
 
 
 def record_values(model: nn.Module, inputs: Inputs) -> tuple[Recording, dict[int, Tensor]]:
@@ -339,8 +398,9 @@ def _run(twin: nn.Module, inputs: Inputs, recorder: _Recorder) -> dict[int, Tens
     torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder operator would hide everything
     _RUNNING.append(recorder)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), _module_paths(twin, recorder), recorder:
-            output = inputs.call(twin)
+        with plain_kernels(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with _module_paths(twin, recorder), recorder:
+                output = inputs.call(twin)
     finally:
         _RUNNING.pop()
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -8,21 +8,16 @@ from torch import Tensor
 
 from netwright.structure.layers import varying
 from netwright.structure.rules._base import rule
-from netwright.structure.rules.elementwise import merge
+from netwright.structure.rules.elementwise import meet_all, merge
 
 if TYPE_CHECKING:
     from netwright.structure.labels import Walk
     from netwright.structure.record import Node
 
 
-@rule("mm", "addmm", "bmm", "baddbmm", "dot", "mv", "addmv")
+@rule("mm", "addmm", "bmm", "baddbmm")
 def product(walk: Walk, node: Node) -> list[list[Tensor]]:
     """`A (.., M, K) @ B (.., K, N)`; addmm and baddbmm add their first argument element-wise."""
-    if node.op in ("dot", "mv", "addmv"):
-        for number in node.inputs:
-            for layer in walk.layers_of(number):
-                walk.freeze(layer, f"operator {node.op} has no rule")
-        return [[]]
     *added, a, b = node.inputs[:3]
     out = contract(walk, a, b)
     number = node.outputs[0]
@@ -30,6 +25,41 @@ def product(walk: Walk, node: Node) -> list[list[Tensor]]:
     if added:
         walk.table[number] = merge(walk, [number, *added], walk.shape(number))
     return [walk.table[number] or []]
+
+
+@rule("dot", "vdot", "mv", "addmv")
+def vector_product(walk: Walk, node: Node) -> list[list[Tensor]]:
+    """`a (K) . b (K)`, or `A (M, K) @ b (K)`; addmv adds its first argument element-wise."""
+    *added, a, b = node.inputs[:3]
+    left = walk.layers_of(a)
+    inner = [la for la in left if la.shape[-1] > 1]
+    if len(walk.shape(a)) == 2:
+        inner = [walk.collapse(la, (0,)).reshape(-1) for la in inner]
+    _join(walk, a, b, inner, list(walk.layers_of(b)))
+    number = node.outputs[0]
+    walk.table[number] = [la.reshape(-1) for la in left if la.shape[-1] == 1]
+    if added:
+        walk.table[number] = merge(walk, [number, *added], walk.shape(number))
+    return [walk.table[number] or []]
+
+
+@rule("_trilinear")
+def trilinear(walk: Walk, node: Node) -> list[list[Tensor]]:
+    """Three factors, unsqueezed to one rank, multiplied and summed over some dimensions."""
+    *expanded, summed = node.args[3:7]
+    described = []
+    for number, dims in zip(node.inputs, expanded, strict=True):
+        size, layers = list(walk.shape(number)), list(walk.layers_of(number))
+        for d in sorted(dims):
+            size.insert(d, 1)
+            layers = [layer.unsqueeze(d) for layer in layers]
+        described.append((number, tuple(size), layers))
+    out = []
+    for layer in meet_all(walk, described):
+        if not set(varying(layer)) <= set(summed):
+            layer = walk.collapse(layer, tuple(summed))
+            out.append(layer.squeeze(tuple(summed)))
+    return [out]
 
 
 def contract(walk: Walk, a: int, b: int) -> list[Tensor]:

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from netwright.structure.layers import varying
-from netwright.structure.rules._base import rule
+from netwright.structure.rules._base import rule, rule_for
 
 if TYPE_CHECKING:
     from netwright.structure.labels import Walk
-    from netwright.structure.record import Node
+    from netwright.structure.record import Node, Recording
+
+#: How many tensors behind a computed weight are looked at.
+_ANCESTORS = 64
 
 
 @rule("convolution", "convolution_overrideable", "_convolution", "mkldnn_convolution")
@@ -47,6 +50,35 @@ def convolution(walk: Walk, node: Node) -> list[list[Tensor]]:
         for layer in walk.layers_of(bias):
             walk.freeze(layer, "it is the bias of a convolution whose outputs have no units")
     return [out]
+
+
+def kernels(recording: Recording) -> dict[int, int]:
+    """Parameters that are convolution kernels, perhaps after a computation of the same shape.
+
+    Args:
+        recording: The operators.
+
+    Returns:
+        Parameter number -> its first dimension without units (a kernel slides as a whole).
+    """
+    owned = set(recording.parameters.values())
+    weights = [node.inputs[1] for node in recording.nodes if rule_for(node) is convolution]
+    found = {number: 2 for number in weights if number in owned}
+    if len(found) == len(set(weights)):
+        return found
+    made = {number: node for node in reversed(recording.nodes) for number in node.outputs}
+    for weight in set(weights) - set(found):
+        shape, seen, waiting = recording.shapes[weight], set[int](), [weight]
+        while waiting and len(seen) < _ANCESTORS:
+            number = waiting.pop()
+            if number in seen:
+                continue
+            seen.add(number)
+            if number in owned and recording.shapes[number] == shape:
+                found[number] = 2
+            elif number in made:
+                waiting += made[number].inputs
+    return found
 
 
 def _geometry(node: Node) -> tuple[list[int], list[int], list[int], bool, list[int], int]:

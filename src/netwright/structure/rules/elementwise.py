@@ -63,6 +63,21 @@ def merge(walk: Walk, operands: list[int], shape: tuple[int, ...]) -> list[Tenso
     described = [
         (o, _effective(walk, o, rank), [align(la, rank) for la in walk.layers_of(o)]) for o in operands
     ]
+    return meet_all(walk, described)
+
+
+def meet_all(walk: Walk, described: list[tuple[int, tuple[int, ...], list[Tensor]]]) -> list[Tensor]:
+    """Tie the layers of tensors that meet element for element.
+
+    Args:
+        walk: The walk.
+        described: Number, shape (1 where the tensor follows what it meets) and layers, of one rank.
+
+    Returns:
+        The layers of the result.
+    """
+    if any(len(varying(la)) > 1 for _, _, layers in described for la in layers):
+        described = _without_products(walk, described)
     out: list[Tensor] = []
     for position, (_, _, layers) in enumerate(described):
         for layer in layers:
@@ -73,6 +88,36 @@ def merge(walk: Walk, operands: list[int], shape: tuple[int, ...]) -> list[Tenso
             ]
             if all(verdicts) and not any(varying(layer) == varying(known) for known in out):
                 out.append(layer)
+    return out
+
+
+def _without_products(
+    walk: Walk, described: list[tuple[int, tuple[int, ...], list[Tensor]]]
+) -> list[tuple[int, tuple[int, ...], list[Tensor]]]:
+    """A parameter (heads, width) that meets one layer over both cannot lose along both.
+
+    Its elements are a product, and what stays of the layer would have to be one too: with whole heads its
+    width stays, otherwise its heads do.
+    """
+    wide = [varying(la) for _, _, layers in described for la in layers if len(varying(la)) > 1]
+    out = []
+    for number, size, layers in described:
+        kept = []
+        for layer in layers:
+            mine = varying(layer)
+            rest = [set(varying(la)) for la in layers if la is not layer]
+            whole = walk.labels.heads == "whole"
+            product = any(
+                (mine == dims[-1:] and any(r <= set(dims[:-1]) for r in rest))
+                if whole
+                else (set(mine) <= set(dims[:-1]) and {dims[-1]} in rest)
+                for dims in wide
+            )
+            if product:
+                walk.freeze(layer, "it is one factor of a product of units of which the other may go")
+            else:
+                kept.append(layer)
+        out.append((number, size, kept))
     return out
 
 

@@ -1,0 +1,154 @@
+"""Reading and writing by number: what is not indexed passes; products of other ranks; computed kernels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.structure.nets import Case, Net, conv, dense, holds, pair
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+TOKENS = (2, 4, 6)
+WHOLE = {"a": (1, 8)}
+
+
+def _rows(x, *numbers: int):
+    """Token numbers, the same for every feature (an expanded index)."""
+    index = torch.tensor([numbers], device=x.device)[:, :, None]
+    return index.expand(x.shape[0], len(numbers), x.shape[-1])
+
+
+def _put(x, values, *numbers: int):
+    x = x.clone()
+    x[:, torch.tensor(numbers, device=x.device)] = values
+    return x
+
+
+def _masked(m, x):
+    return x[m.mask]
+
+
+def _packed(x):
+    packed = pack_padded_sequence(x, torch.tensor([4, 2]), batch_first=True)
+    return pad_packed_sequence(packed, batch_first=True)[0]
+
+
+MASK = torch.tensor([[True, False, True, True], [False, True, False, False]])
+INDEXED = [
+    Case("gathered tokens", lambda: dense(lambda m, x: x.gather(1, _rows(x, 2, 0))), WHOLE, TOKENS),
+    Case(
+        "gathered features",
+        lambda: dense(lambda m, x: x.gather(2, torch.zeros_like(x, dtype=torch.int64))),
+        {},
+        TOKENS,
+        {"a": "by number"},
+    ),
+    Case(
+        "tokens gathered differently for every feature",
+        lambda: dense(lambda m, x: x.gather(1, torch.zeros_like(x, dtype=torch.int64))),
+        {},
+        TOKENS,
+        {"a": "by number"},
+    ),
+    Case(
+        "scattered tokens",
+        lambda: dense(lambda m, x: torch.zeros_like(x).scatter_add_(1, _rows(x, 1, 1, 3, 0), x)),
+        WHOLE,
+        TOKENS,
+    ),
+    Case(
+        "the largest of scattered tokens",
+        lambda: dense(lambda m, x: torch.zeros_like(x).scatter_reduce(1, _rows(x, 1, 1, 3, 0), x, "amax")),
+        WHOLE,
+        TOKENS,
+    ),
+    Case(
+        "tokens added by number",
+        lambda: dense(lambda m, x: x.new_zeros(x.shape).index_add_(1, m.i, x), i=torch.tensor([1, 1, 3, 0])),
+        WHOLE,
+        TOKENS,
+    ),
+    Case(
+        "tokens copied by number",
+        lambda: dense(lambda m, x: x.index_copy(1, m.i, x[:, :2]), i=torch.tensor([3, 0])),
+        WHOLE,
+        TOKENS,
+    ),
+    Case(
+        "tokens filled by number",
+        lambda: dense(lambda m, x: x.index_fill(1, m.i, 0.5), i=torch.tensor([3, 0])),
+        WHOLE,
+        TOKENS,
+    ),
+    Case(
+        "tokens replaced by a parameter",
+        lambda: dense(lambda m, x: _put(x, m.v, 0, 2), v=torch.randn(8)),
+        WHOLE,
+        TOKENS,
+    ),
+    Case(
+        "tokens replaced by what has no units",
+        lambda: dense(lambda m, x: _put(x, torch.arange(8.0, device=x.device), 0, 2)),
+        {},
+        TOKENS,
+        {"a": "meets, in index_put, a tensor of the same size"},
+    ),
+    Case("tokens picked by a mask", lambda: dense(_masked, mask=MASK), WHOLE, TOKENS),
+    Case("packed by length", lambda: dense(lambda m, x: _packed(x)), WHOLE, TOKENS),
+]
+
+
+@pytest.mark.parametrize("case", INDEXED, ids=lambda c: c.name)
+def test_indexing_lets_pass_what_it_does_not_index(case: Case) -> None:
+    holds(case)
+
+
+COMPUTED = [
+    Case(
+        "a bilinear layer",
+        lambda: dense(lambda m, x: m.c(x, m.d(x)), into=7, c=nn.Bilinear(8, 9, 7), d=nn.Linear(8, 9)),
+        {"a": (1, 8), "c": (1, 7), "d": (1, 9)},
+        TOKENS,
+    ),
+    Case(
+        "a spectrally normalised convolution",
+        lambda: pair(lambda m, x: m.c(x), into=6, c=parametrizations.spectral_norm(conv(8, 6, 3))),
+        {"a": (1, 8), "c.parametrizations.weight.original": (1, 6)},
+    ),
+    Case(
+        "a kernel scaled by its own size",
+        lambda: pair(
+            lambda m, x: F.conv2d(x, m.w / (1 + m.w.abs().sum())), into=6, w=torch.randn(6, 8, 3, 3)
+        ),
+        {"a": (1, 8), "w": (1, 6)},
+    ),
+    Case(
+        "a factor of its own for every width of every head",
+        lambda: dense(
+            lambda m, x: (m.c(x).unflatten(-1, (m.n, -1)) * m.v).sum(-1),
+            out=8,
+            into=3,
+            c=nn.Linear(8, 12),
+            v=torch.randn(3, 4),
+            n=3,
+        ),
+        {"a": (1, 8), "c": (1, 3)},
+        TOKENS,
+        {"v": "one factor of a product"},
+    ),
+    Case(
+        "an inner product of two parameters",
+        lambda: Net(
+            lambda m, x: m.a(x) * torch.dot(m.v, m.u), a=nn.Linear(6, 5), v=torch.randn(8), u=torch.randn(8)
+        ),
+        {"v": (1, 8)},
+        (4, 6),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", COMPUTED, ids=lambda c: c.name)
+def test_products_of_other_ranks_are_exact(case: Case) -> None:
+    holds(case)
