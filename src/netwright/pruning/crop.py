@@ -26,6 +26,7 @@ from netwright.pruning.crop_widths import (
 )
 from netwright.pruning.densities import limits_of, synflow_densities
 from netwright.pruning.initialisation import reinitialise_
+from netwright.structure.blocks import Parts
 from netwright.structure.budget import Budget
 from netwright.structure.cost import Cost
 from netwright.structure.surgery import shrink
@@ -96,15 +97,7 @@ def crop(net: Structure, model: nn.Module, keep: Mapping[str, int], seed: int = 
 
 def _masks(net: Structure, counts: Ints) -> Tensor:
     """Keep masks (settings, classes) of counts (settings, A)."""
-    axes = net.prunable
-    owner = torch.full((net.count,), len(axes), dtype=torch.int64)
-    place = torch.zeros(net.count, dtype=torch.int64)  # within its cell
-    for k, axis in enumerate(axes):
-        cells, size = axis.cells.shape
-        owner[axis.cells.reshape(-1)] = k
-        place[axis.cells.reshape(-1)] = torch.arange(size).repeat(cells)
-    limits = torch.cat([torch.from_numpy(counts), torch.full((len(counts), 1), 1 << 40)], dim=1)
-    return place < limits[:, owner]
+    return Parts(net.prunable).first(torch.from_numpy(counts), net.count)
 
 
 def count_synflow(

@@ -10,6 +10,7 @@ from torch import Tensor
 from netwright.errors import BudgetError, UsageError
 from netwright.pruning.widths import Widths
 from netwright.structure import Budget
+from netwright.structure.facts import obstacles
 
 #: What can be computed from the widths alone. Size is that of the weights and `_GRAPH_BYTES` an operator.
 ANALYTIC = ("keep", "macs", "params", "size")
@@ -60,7 +61,7 @@ class Limits:
 
     def _figures(self, counts: Tensor) -> Tensor:
         cost = self._widths.net.costs(self._widths.mask(counts)).double()  # (settings, 3)
-        units = (counts * (self._widths.totals // self._widths.sizes)).sum(dim=1).double()
+        units = self._widths.kept(counts).double()
         share = units / max(float(self._widths.totals.sum()), 1.0)
         size = cost[:, 1] * self._item + self._graph
         return torch.stack([share, cost[:, 0], cost[:, 1], size], dim=1)
@@ -89,6 +90,8 @@ class Limits:
         name, dense = self.names[worst], float(self.dense[worst])
         share = math.ceil(float(least[worst]) / dense * 1000) / 1000
         more = f", {hint}" if hint else ""
+        held = obstacles(self._widths.net)
+        more += f"; {held}" if held else ""
         return BudgetError(
             f"{name} of at most {_number(float(self.ceilings[worst]))} cannot be met: "
             f"the smallest network has {_number(float(least[worst]))}",

@@ -1,7 +1,8 @@
 """Counts and masks: how many members every axis keeps, and which.
 
 Within a cell the members are ranked by their score. A choice of widths is one count for every axis: every
-cell of the axis keeps that many of its best.
+cell of the axis keeps that many of its best. Where the parts of an axis shrink each in its own way, the count
+is a level (see `netwright.structure.blocks`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from netwright.errors import UsageError
 from netwright.structure import Structure
+from netwright.structure.blocks import Parts
 
 #: Axes at least this large keep multiples of `_STEP` unless asked otherwise: vector units like them.
 _LARGE = 32
@@ -25,7 +27,8 @@ class Widths:
         scores: (count,), larger stays.
 
     Attributes:
-        sizes: (A,) members of one cell of each axis.
+        parts: The cells of all axes.
+        sizes: (A,) members of one cell of each axis, or its levels.
         totals: (A,) members of all cells of each axis.
         curve: (S,) mean score of the members of each rank, axis by axis, descending within an axis.
         slot_axis: (S,) axis of each entry of the curve.
@@ -39,40 +42,59 @@ class Widths:
             )
         axes = net.prunable
         self.net = net
-        self.sizes = torch.tensor([a.size for a in axes], dtype=torch.int64)
+        self.parts = Parts(axes)
+        self.sizes = self.parts.levels
         self.totals = torch.tensor([a.total for a in axes], dtype=torch.int64)
-        cells = torch.tensor([a.cells.shape[0] for a in axes], dtype=torch.int64)
-        empty = torch.zeros(0, dtype=torch.int64)
-        self._classes = torch.cat([empty, *[a.cells.reshape(-1) for a in axes]])  # (T,)
-        number = torch.arange(len(axes))
-        self._axis = number.repeat_interleave(self.totals)  # (T,)
-        cell_size = self.sizes.repeat_interleave(cells)  # (cells of all axes,)
-        cell = torch.arange(len(cell_size)).repeat_interleave(cell_size)  # (T,)
-        value = scores[self._classes].double()
+        part, length = self.parts.part, self.parts.sizes  # (T,), (P,)
+        value = scores[self.parts.classes].double()
         order = torch.argsort(value, descending=True, stable=True)
-        order = order[torch.argsort(cell[order], stable=True)]  # by cell, then by score
-        first = (cell_size.cumsum(0) - cell_size).repeat_interleave(cell_size)
+        order = order[torch.argsort(part[order], stable=True)]  # by part, then by score
+        first = (length.cumsum(0) - length).repeat_interleave(length)
         self._rank = torch.empty_like(order)
         self._rank[order] = torch.arange(len(order)) - first  # (T,)
         self.starts = self.sizes.cumsum(0) - self.sizes
-        self.slot_axis = number.repeat_interleave(self.sizes)
-        slots = int(self.sizes.sum())
-        self.curve = torch.zeros(slots, dtype=torch.float64)
-        self.curve.index_add_(0, self.starts[self._axis] + self._rank, value)
-        self.curve /= cells[self.slot_axis]
+        self.slot_axis = torch.arange(len(axes)).repeat_interleave(self.sizes)
+        self.curve = self._curve(value)
+
+    def _curve(self, value: Tensor) -> Tensor:
+        """(S,) mean score of the members that each level adds; of coupled parts, in proportion.
+
+        Args:
+            value: (T,) scores.
+        """
+        part, axis = self.parts.part, self.parts.axis
+        levels, length = self.sizes[axis], self.parts.sizes  # (P,)
+        slot = self.starts[axis][part] + self._rank * levels[part] // length[part]
+        total = torch.zeros(len(self.slot_axis), dtype=torch.float64).index_add_(0, slot, value)
+        curve = total / torch.bincount(slot, minlength=len(total))  # NaN where a level adds nothing
+        for a, _, _ in self.parts.coupled:
+            own = curve[self.starts[a] : self.starts[a] + self.sizes[a]]
+            own.copy_(own.nan_to_num(torch.inf).cummin(0).values)
+        return curve
 
     def mask(self, counts: Tensor) -> Tensor:
         """Which classes stay.
 
         Args:
-            counts: (A,) or (settings, A), how many members of every cell stay.
+            counts: (A,) or (settings, A), how many members of every cell stay, or levels; from 1.
 
         Returns:
             (count,) or (settings, count) bool; frozen classes stay.
         """
         keep = torch.ones((*counts.shape[:-1], self.net.count), dtype=torch.bool)
-        keep[..., self._classes] = self._rank < counts[..., self._axis]
+        keep[..., self.parts.classes] = self._rank < self.parts.counts(counts)[..., self.parts.part]
         return keep
+
+    def kept(self, counts: Tensor) -> Tensor:
+        """How many members stay in all.
+
+        Args:
+            counts: (settings, A).
+
+        Returns:
+            (settings,).
+        """
+        return self.parts.counts(counts).sum(dim=-1)
 
     def steps(self, round_to: int | None) -> Tensor:
         """By how much the count of every axis changes at a time, (A,).

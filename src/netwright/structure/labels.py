@@ -25,7 +25,8 @@ class Freeze:
     Attributes:
         units: Unit ids.
         reason: What freezes them.
-        node: The operator call, or None for the network's outputs.
+        node: The operator call (the one that made it, for an output of the network), or None where the user
+            did it.
     """
 
     units: Tensor
@@ -40,7 +41,8 @@ class Block:
     Attributes:
         labels: Labels; `ragged` is the dimension within a row, the other varying ones count the rows.
         ragged: The innermost varying dimension.
-        kind: What made it: "view", "split", "groups".
+        kind: What made it: "view", "split", "groups"; "shuffle" when the rows, which then lie along the
+            outer dimension, are interleaved.
         node: The operator call.
     """
 
@@ -84,6 +86,8 @@ class Labels:
     blocks: list[Block] = field(default_factory=list)
     parameters: dict[str, dict[int, Tensor]] = field(default_factory=dict)
     unknown: dict[str, list[str]] = field(default_factory=dict)
+    #: By id, layers whose rows do not lie along the innermost varying dimension, and the one they do.
+    ragged: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
 
     def walk(self, recording: Recording) -> Traced:
         """Label every tensor of a recording.
@@ -104,8 +108,11 @@ class Walk:
     """One recording being labelled; the rules receive this object."""
 
     def __init__(self, labels: Labels, recording: Recording) -> None:
+        from netwright.structure.rules.conv import kernels
+
         self.labels = labels
         self.recording = recording
+        self.kernels = kernels(recording)
         self.shapes = recording.shapes
         self.table: list[Layers | None] = [None] * len(recording.shapes)
         self.names: dict[int, str] = {}
@@ -135,9 +142,11 @@ class Walk:
             for number in node.outputs[len(results) :]:
                 if number >= 0:
                     self.table[number] = []
+        made = {number: node for node in self.recording.nodes for number in node.outputs}
         for number in self.recording.outputs:
             for layer in self.layers_of(number):
-                self.labels.freezes.append(Freeze(layer.flatten(), "it is an output of the network", None))
+                freeze = Freeze(layer.flatten(), "it is an output of the network", made.get(number))
+                self.labels.freezes.append(freeze)
         return [layers or [] for layers in self.table]
 
     def _unknown(self, node: Node) -> None:
@@ -210,7 +219,7 @@ class Walk:
         if name is None or not self.recording.dtypes[number].is_floating_point:
             self.table[number] = []
             return []
-        for dim, size in enumerate(self.shape(number)):
+        for dim, size in enumerate(self.shape(number)[: self.kernels.get(number)]):
             if size > 1:
                 self.axis(number, dim)
         return self.table[number] or []
@@ -290,6 +299,17 @@ class Walk:
         shape = [1 if d == dims[-1] else n for d, n in enumerate(layer.shape)]
         self.rows[layer.reshape(-1)] = rows.reshape(shape).expand(layer.shape).reshape(-1)
 
+    def ragged(self, layer: Tensor) -> int:
+        """The dimension along which the rows of a layer lie: the innermost varying one unless moved."""
+        known = self.labels.ragged.get(id(layer))
+        return known[1] if known is not None else varying(layer)[-1]
+
+    def moved(self, layer: Tensor, dim: int) -> Tensor:
+        """Note that the rows of a layer lie along a dimension now; returns the layer."""
+        if len(varying(layer)) > 1 and dim != varying(layer)[-1]:
+            self.labels.ragged[id(layer)] = (layer, dim)
+        return layer
+
     def crossing(self, layer: Tensor) -> bool:
         """Whether a merge would interleave the rows of a block (not constant along the innermost)."""
         dims = varying(layer)
@@ -299,6 +319,18 @@ class Walk:
         rows = torch.where(layer < len(self.rows), self.rows[known], 0)
         d = dims[-1]
         return bool((rows != rows.narrow(d, 0, 1)).any())
+
+    def shuffle(self, layer: Tensor) -> bool:
+        """Record that the rows of a layer are interleaved by a merge of its two varying dimensions.
+
+        Returns:
+            Whether it could be recorded: not unless the rows lie along the outer dimension.
+        """
+        dims = varying(layer)
+        if len(dims) != 2 or self.ragged(layer) != dims[0]:
+            return False
+        self.labels.blocks.append(Block(layer, dims[0], "shuffle", self.node))
+        return True
 
     def tidy(self, layers: Layers, number: int) -> Layers:
         """Drop what says nothing: layers of one unit (frozen) and layers that are frozen as a whole."""

@@ -1,8 +1,9 @@
 """From ties, freezes and blocks to axes: the sets of units that can be removed together, and in what numbers.
 
-A *class* is a set of tied units. Classes produced by the same parameter axes form a group; blocks cut groups
-into *cells* that must keep equally many members. An `Axis` is a bundle of cells of one size that keep one
-common count.
+A *class* is a set of tied units. Blocks cut the classes that lie on the same parameter axes into *cells*,
+whose members are alike: any of them may go in place of another. Cells of one size that keep one common count
+are bundled to an `Axis`; where blocks relate cells of different sizes, or sums of cells, the axis has a
+`Coupling` (see `blocks`), whose levels take the place of the common count.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from netwright.structure.blocks import Coupling
+from netwright.structure.cells import Cells, Rows, couple
 from netwright.structure.labels import Freeze, Labels
 from netwright.structure.layers import compress, varying
 from netwright.structure.record import Node
 
 Ints = NDArray[np.int64]
+_UNLIKE = "the parts it is split into cannot shrink alike"
 
 
 @dataclass
@@ -27,10 +31,12 @@ class Axis:
 
     Attributes:
         name: The parameter that produces it, without ".weight".
-        cells: (cells, size) class ids; every cell keeps the same count.
+        cells: (cells, size) class ids; every cell keeps the same count. Where the parts of an axis shrink
+            each in its own way, (1, total): all parts, one after another.
         prunable: Whether it may shrink.
         reason: Why not, if not.
         node: The operator call that freezes it, if any.
+        coupling: How the counts of the parts follow from one level, where they are not all the same.
     """
 
     name: str
@@ -38,11 +44,34 @@ class Axis:
     prunable: bool = True
     reason: str = ""
     node: Node | None = None
+    coupling: Coupling | None = None
 
     @property
     def size(self) -> int:
-        """Members of one cell: the largest count."""
-        return int(self.cells.shape[1])
+        """The largest count: members of one cell, or levels."""
+        return int(self.cells.shape[1]) if self.coupling is None else self.coupling.levels
+
+    @property
+    def lengths(self) -> Tensor:
+        """(parts,) members of every part."""
+        if self.coupling is None:
+            return torch.full((self.cells.shape[0],), self.cells.shape[1], dtype=torch.int64)
+        return torch.from_numpy(self.coupling.sizes)
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """The cells, (members,) class ids each; within a cell members are alike."""
+        return list(self.cells.reshape(-1).split(self.lengths.tolist()))
+
+    def counts(self, level: int) -> Tensor:
+        """How many members of every part stay, (parts,).
+
+        Args:
+            level: From 1 to `size`; the common count of all cells where they have one.
+        """
+        if self.coupling is None:
+            return torch.full((self.cells.shape[0],), level, dtype=torch.int64)
+        return torch.from_numpy(self.coupling.at(level))
 
     @property
     def total(self) -> int:
@@ -60,6 +89,8 @@ class Partition:
         frozen: (classes,) bool.
         axes: Prunable axes first, then the frozen ones.
         reasons: Class -> what freezes it.
+        ragged: Layers whose rows do not lie along the innermost dimension, by id (see `Labels`).
+        shuffled: Whether members of a part may change their order where parts are interleaved.
     """
 
     classes: Tensor
@@ -67,6 +98,8 @@ class Partition:
     frozen: NDArray[np.bool_]
     axes: list[Axis] = field(default_factory=list)
     reasons: dict[int, Freeze] = field(default_factory=dict)
+    ragged: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
+    shuffled: bool = False
 
 
 class Solver:
@@ -92,14 +125,15 @@ class Solver:
     def solve(self) -> Partition:
         """Components, blocks to cells, cells to axes; repeats where a block adds ties or freezes."""
         while True:
-            partition = self._components()
-            changed, rows = self._blocks(partition)
+            partition = self.components()
+            changed, blocks = self._blocks(partition)
             if changed:
                 continue
-            if self._axes(partition, rows):
+            if self._axes(partition, blocks):
                 return partition
 
-    def _components(self) -> Partition:
+    def components(self) -> Partition:
+        """The classes alone, without axes."""
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
@@ -120,11 +154,11 @@ class Solver:
             for c in found[~frozen[found]].tolist():
                 reasons[c] = freeze
             frozen[found] = True
-        return Partition(torch.from_numpy(classes), count, frozen, [], reasons)
+        return Partition(torch.from_numpy(classes), count, frozen, [], reasons, self.labels.ragged)
 
-    def _blocks(self, partition: Partition) -> tuple[bool, list[Ints]]:
-        """Rows of classes of every block that still constrains; True if a tie or freeze was added."""
-        rows: list[Ints] = []
+    def _blocks(self, partition: Partition) -> tuple[bool, list[Rows]]:
+        """The blocks that still constrain, as rows of classes; True if a freeze was added."""
+        blocks: list[Rows] = []
         changed = False
         for block in self.labels.blocks:
             mapped = compress(partition.classes[block.labels])
@@ -138,31 +172,28 @@ class Solver:
                     changed = True
                 continue
             matrix = mapped.reshape(-1, mapped.shape[dims[-1]]).numpy()
+            if block.kind == "shuffle":
+                matrix = matrix.T
+                if not _distinct(matrix):  # what is interleaved meets itself: position by position, then
+                    if not (matrix == matrix[0]).all():
+                        self._tie_columns(partition, matrix)
+                        changed = True
+                elif not partition.frozen[matrix].all():
+                    blocks.append(Rows(matrix, block.node, shuffled=True))
+                continue
             if (matrix == matrix[0]).all():
                 continue
             matrix = np.unique(matrix, axis=0) if not _distinct(matrix) else matrix
-            if not _distinct(matrix) and self._overlap(matrix):
-                self._tie_columns(partition, matrix)
-                changed = True
-                continue
             held = partition.frozen[matrix]
-            per_row = held.sum(axis=1)
-            if per_row.any():
-                if not held.all() and (per_row != per_row[0]).any():
-                    self._freeze(
-                        partition, matrix[~held], "another part of the same split is frozen", block.node
-                    )
+            full = held.all(axis=1)
+            if full.any():
+                if not full.all():
+                    reason = "another part of the same split is frozen"
+                    self._freeze(partition, matrix[~held], reason, block.node)
                     changed = True
-                    continue
-                if held.all():
-                    continue
-            rows.append(matrix)
-        return changed, rows
-
-    def _overlap(self, matrix: Ints) -> bool:
-        """Whether different rows share classes (each row's classes are made unique first)."""
-        sets = [np.unique(row) for row in matrix]
-        return len(np.unique(np.concatenate(sets))) < sum(len(s) for s in sets)
+                continue
+            blocks.append(Rows(matrix, block.node))
+        return changed, blocks
 
     def _tie_columns(self, partition: Partition, matrix: Ints) -> None:
         unit = self._unit_of_class(partition)
@@ -179,48 +210,33 @@ class Solver:
         units = self._unit_of_class(partition)[np.unique(classes)]
         self.freezes.append(Freeze(torch.from_numpy(units), reason, node))
 
-    def _axes(self, partition: Partition, rows: list[Ints]) -> bool:
-        """Group, cut into cells, bundle; False (after a freeze) when a block cannot be kept in step."""
+    def _axes(self, partition: Partition, blocks: list[Rows]) -> bool:
+        """Cut into cells and bundle them; False (after a freeze) where what a block couples cannot shrink."""
         signature, owner = self._signatures(partition)
-        cell_key = signature.copy()
-        tokens = self.rng
-        for matrix in rows:
-            for row in matrix:
-                found, times = np.unique(row, return_counts=True)
-                cell_key[found] += times * tokens.integers(-(2**62), 2**62)  # members of a cell count alike
-        live = np.flatnonzero(~partition.frozen & (signature != 0))
-        _, cell = np.unique(cell_key[live], return_inverse=True)
-        cell_of = np.full(partition.count, -1, np.int64)
-        cell_of[live] = cell
-        sizes = np.bincount(cell) if len(cell) else np.zeros(0, np.int64)
-        parent = list(range(len(sizes)))
-
-        def find(i: int) -> int:
-            while parent[i] != i:
-                parent[i] = parent[parent[i]]
-                i = parent[i]
-            return i
-
-        first_class = np.full(len(sizes), -1, np.int64)
-        first_class[cell[::-1]] = live[::-1]
-        for matrix in rows:
-            linked = self._link(matrix, partition, cell_of, sizes, signature[first_class])
-            if linked is None:
-                held = partition.frozen[matrix]
-                self._freeze(partition, matrix[~held], "the parts it is split into cannot shrink alike", None)
-                return False
-            for a, b in linked:
-                parent[find(a)] = find(b)
-        bundles: dict[int, list[int]] = {}
-        for i in range(len(sizes)):
-            bundles.setdefault(find(i), []).append(i)
-        members = np.split(live[np.argsort(cell, kind="stable")], np.cumsum(sizes)[:-1]) if len(sizes) else []
+        system = Cells(partition, blocks, signature, self.rng)
         unit = self._unit_of_class(partition)
-        axes = []
-        for cells in bundles.values():
-            table = np.stack([members[i][np.argsort(unit[members[i]])] for i in cells])
-            table = table[np.argsort(unit[table[:, 0]])]
-            axes.append(Axis(owner[int(table[0, 0])], torch.from_numpy(table)))
+        axes, stuck = [], False
+        for bundle, rows in system.bundles():
+            members = [system.members(i, unit) for i in bundle]
+            if not rows:
+                table = np.stack(members)
+                table = table[np.argsort(unit[table[:, 0]])]
+                axes.append(Axis(owner[int(table[0, 0])], torch.from_numpy(table)))
+                continue
+            order = sorted(range(len(bundle)), key=lambda i: int(unit[members[i][0]]))
+            members = [members[i] for i in order]
+            flat = np.concatenate(members)
+            bundle = [bundle[i] for i in order]
+            coupling = couple(bundle, system.sizes, rows, self._together(partition, members, flat))
+            if (coupling.least == coupling.sizes).all():
+                fixed = any(row.fixed for row in rows)
+                reason = "another part of the same split is frozen" if fixed else _UNLIKE
+                self._freeze(partition, flat, reason, rows[0].node)
+                stuck = True
+                continue
+            axes.append(Axis(owner[int(flat[0])], torch.from_numpy(flat)[None], coupling=coupling))
+        if stuck:
+            return False
         axes.sort(key=lambda axis: int(unit[int(axis.cells[0, 0])]))
         for axis in axes:
             if axis.size < 2 and axis.total < 2:
@@ -228,31 +244,24 @@ class Solver:
         partition.axes = sorted(axes, key=lambda a: not a.prunable) + self._frozen_axes(
             partition, signature, owner
         )
+        partition.shuffled = any(block.shuffled for block in blocks)
         _unique_names(partition.axes)
         return True
 
-    def _link(
-        self, matrix: Ints, partition: Partition, cell_of: Ints, sizes: Ints, group: Ints
-    ) -> list[tuple[int, int]] | None:
-        """Pair the cells of a block's rows, equal sizes with equal sizes; None when they do not pair up."""
-        table = []
-        for row in matrix:
-            cells, entries = np.unique(cell_of[row[~partition.frozen[row]]], return_counts=True)
-            if (cells < 0).any():
-                return None
-            table.append(
-                sorted(
-                    (int(sizes[c]), int(k), int(group[c]), int(c))
-                    for c, k in zip(cells, entries, strict=True)
-                )
-            )
-        shape = [(s, k) for s, k, _, _ in table[0]]
-        links = []
-        for row in table[1:]:
-            if [(s, k) for s, k, _, _ in row] != shape:
-                return None
-            links += [(a[3], b[3]) for a, b in zip(table[0], row, strict=True)]
-        return links
+    def _together(self, partition: Partition, members: list[Ints], flat: Ints) -> list[NDArray[np.bool_]]:
+        """Which parts (P,) lie together on a dimension of a parameter, for every such dimension."""
+        part = np.full(partition.count, -1, np.int64)
+        part[flat] = np.repeat(np.arange(len(members)), [len(m) for m in members])
+        classes = partition.classes.numpy()
+        found: dict[bytes, NDArray[np.bool_]] = {}
+        for dims in self.labels.parameters.values():
+            for layer in dims.values():
+                on = part[classes[layer.reshape(-1).numpy()]]
+                if (on >= 0).any():
+                    here = np.zeros(len(members), np.bool_)
+                    here[on[on >= 0]] = True
+                    found[here.tobytes()] = here
+        return list(found.values())
 
     def _signatures(self, partition: Partition) -> tuple[Ints, dict[int, str]]:
         """A hash of the multiset of parameter axes that each class lies on, and the producer's name."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from netwright.structure import Inputs, Shrunk, Structure, check, replay, shrink, trace
+from netwright.structure.sizes import take
 
 #: Operators that take statistics; over a pruned axis they see what stays only, which zeroed weights do not
 #: imitate.
@@ -75,9 +76,9 @@ def draw_keep(net: Structure, seed: int = 0, low: float = 0.3, high: float = 0.8
     for axis in net.prunable:
         share = low + (high - low) * float(torch.rand((), generator=generator))
         count = min(max(1, round(share * axis.size)), max(1, axis.size - 1))
-        for cell in axis.cells:
-            order = torch.randperm(axis.size, generator=generator)
-            keep[cell[order[count:]]] = False
+        for part, stays in zip(axis.parts, axis.counts(count).tolist(), strict=True):
+            order = torch.randperm(len(part), generator=generator)
+            keep[part[order[stays:]]] = False
     return keep
 
 
@@ -173,7 +174,10 @@ class SurgerySuite:
             assert value.numel() == int(stays.sum()), (
                 f"{name} has {value.numel()} elements, not {int(stays.sum())}"
             )
-            assert torch.equal(value.reshape(-1), dense[stays]), f"{name} is not a slice of the dense one"
+            cut = self.shrunk.kept.get(name, {})
+            assert torch.equal(value, take(dense, cut)), f"{name} is not a slice of the dense one"
+            left, right = value.reshape(-1).sort().values, dense[stays].sort().values
+            assert torch.equal(left, right), f"{name} is not what stays of the dense one"
             for dim, index in self.shrunk.kept.get(name, {}).items():
                 assert value.shape[dim] == index.shape[-1], f"{name} has a wrong size along dimension {dim}"
 

@@ -41,8 +41,11 @@ def view(walk: Walk, node: Node) -> list[Layers]:
         if after > before:
             walk.block(moved, "view")
         elif after < before and walk.crossing(layer):
-            inner = varying(layer)[-1]
-            walk.collapse(layer, (inner,))
+            whole = after == 1 and moved.numel() == layer.numel()
+            if not (whole and walk.shuffle(layer)):
+                walk.collapse(layer, (varying(layer)[-1],))
+        elif after == before > 1:
+            moved = walk.moved(moved, varying(moved)[varying(layer).index(walk.ragged(layer))])
         out.append(moved)
     return [out]
 
@@ -51,14 +54,24 @@ def view(walk: Walk, node: Node) -> list[Layers]:
 def permute(walk: Walk, node: Node) -> list[Layers]:
     """Reorder dimensions."""
     _pass_uniform(walk, node)
-    return [[layer.permute(node.args[1]) for layer in walk.layers_of(node.inputs[0])]]
+    return [[_permuted(walk, layer, list(node.args[1])) for layer in walk.layers_of(node.inputs[0])]]
+
+
+def _permuted(walk: Walk, layer: Tensor, order: list[int]) -> Tensor:
+    moved = layer.permute(order)
+    if len(varying(layer)) < 2:
+        return moved
+    return walk.moved(moved, [d % layer.dim() for d in order].index(walk.ragged(layer)))
 
 
 @rule("transpose", "swapaxes")
 def transpose(walk: Walk, node: Node) -> list[Layers]:
     """Swap two dimensions."""
     _pass_uniform(walk, node)
-    return [[layer.transpose(node.args[1], node.args[2]) for layer in walk.layers_of(node.inputs[0])]]
+    order = list(range(len(walk.shape(node.inputs[0]))))
+    i, j = node.args[1], node.args[2]
+    order[i], order[j] = order[j], order[i]
+    return [[_permuted(walk, layer, order) for layer in walk.layers_of(node.inputs[0])]]
 
 
 @rule("t", "numpy_T")
@@ -288,7 +301,12 @@ def channel_shuffle(walk: Walk, node: Node) -> list[Layers]:
     groups = node.args[1]
     for layer in walk.layers_of(node.inputs[0]):
         if layer.shape[1] > 1:
-            walk.collapse(layer.unflatten(1, (groups, -1)), (1,))
+            rows = layer.unflatten(1, (groups, -1))
+            if len(varying(layer)) > 1 or len(varying(rows)) < 2:
+                walk.collapse(rows, (1,))
+            else:
+                walk.block(rows, "view")
+                walk.shuffle(walk.moved(rows.transpose(1, 2), 1))
     return generic(walk, node)
 
 

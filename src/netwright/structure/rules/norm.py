@@ -94,8 +94,7 @@ def group_norm(walk: Walk, node: Node) -> list[list[Tensor]]:
     size = walk.shape(x)[1]
     if groups == size:
         walk.freeze(channels, "every channel is a group of its own, and the number of groups is fixed")
-        return [[] for _ in node.outputs]
-    if groups > 1:
+    elif groups > 1:
         walk.block(channels.reshape(groups, -1), "groups")
     return [[channels]] + [[] for _ in node.outputs[1:]]
 
