@@ -57,18 +57,18 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool = False) -> Capt
     """
     twin = _twin(model, training)
     exported = _export(twin, inputs)
-    graph, specs = _plain_graph(exported, twin)
-    if any(_named_dtypes(node, _dtype_of(model)) for node in graph.nodes):
-        _follow_dtype(graph, model, inputs, training)
+    module = exported.module(check_guards=False)
+    graph = _plain_graph(module)
+    _follow_dtype(graph, model, inputs, training)
     _follow_device(graph)
     _call_layers(graph, twin, training)
-    constants = _name_constants(graph, exported, twin)
+    constants = _name_constants(graph, module, twin)
     _sweep(graph)
     leaves, _ = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
     program = Program(
         graph,
-        specs[0],
-        specs[1],
+        exported.call_spec.in_spec,
+        exported.call_spec.out_spec,
         tuple([_free_shape(exported, i, x) for i, x in enumerate(leaves)]),
         {i: x for i, x in enumerate(leaves) if not isinstance(x, Tensor)},
         inspect.signature(model.forward),
@@ -140,9 +140,8 @@ def _shape_spec(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return dict(bound.arguments)
 
 
-def _plain_graph(exported: Any, twin: nn.Module) -> tuple[fx.Graph, tuple[pytree.TreeSpec, pytree.TreeSpec]]:
+def _plain_graph(module: fx.GraphModule) -> fx.Graph:
     """The graph with flat arguments and results, sub-graphs inlined, assertions dropped."""
-    module = exported.module(check_guards=False)
     graph = fx.Graph()
     values: dict[fx.Node, Any] = {}
     for node in module.graph.nodes:
@@ -151,7 +150,7 @@ def _plain_graph(exported: Any, twin: nn.Module) -> tuple[fx.Graph, tuple[pytree
             graph.output(tuple(pytree.tree_leaves(leaves)))
         else:
             _copy_node(module, node, graph, values)
-    return graph, (exported.call_spec.in_spec, exported.call_spec.out_spec)
+    return graph
 
 
 def _copy_node(module: nn.Module, node: fx.Node, graph: fx.Graph, values: dict[fx.Node, Any]) -> None:
@@ -227,58 +226,79 @@ def _free_shape(exported: Any, position: int, leaf: Any) -> tuple[int | None, ..
     return tuple([n if isinstance(n, int) else None for n in value.shape])
 
 
-def _named_dtypes(node: fx.Node, dtype: torch.dtype) -> bool:
+def _names_dtype(node: fx.Node, dtype: torch.dtype) -> bool:
+    """Whether a call names a dtype, or its lowest number."""
     if node.op != "call_function":
         return False
     leaves = pytree.tree_leaves((list(node.args), dict(node.kwargs)))
-    return dtype in [x for x in leaves if isinstance(x, torch.dtype)] or _lowest(dtype) in [
-        x for x in leaves if isinstance(x, float)
-    ]
+    return any(x is dtype or (isinstance(x, float) and x == torch.finfo(dtype).min) for x in leaves)
 
 
-def _lowest(dtype: torch.dtype) -> float:
-    return torch.finfo(dtype).min
+class _Dtypes:
+    """Nodes that read the model's dtype, and its lowest number, from a parameter.
+
+    Args:
+        graph: The graph they are put in.
+        parameter: Name of a floating-point parameter.
+    """
+
+    def __init__(self, graph: fx.Graph, parameter: str) -> None:
+        self._graph = graph
+        self._parameter = parameter
+        self._made: dict[str, fx.Node] = {}
+
+    def get(self, what: str) -> fx.Node:
+        """The node: "dtype" or "min"."""
+        if what not in self._made:
+            dtype = self.get("dtype") if what != "dtype" else None
+            with self._graph.inserting_before(next(iter(self._graph.nodes)) if dtype is None else dtype.next):
+                if dtype is None:
+                    weight = self._graph.create_node("get_attr", self._parameter, (), {})
+                    self._made[what] = self._graph.call_function(getattr, (weight, "dtype"))
+                else:
+                    info = self._graph.call_function(torch.finfo, (dtype,))
+                    self._made[what] = self._graph.call_function(getattr, (info, what))
+        return self._made[what]
 
 
 def _follow_dtype(graph: fx.Graph, model: nn.Module, inputs: Inputs, training: bool) -> None:
-    """Let the dtypes (and lowest numbers) that changed with the model's dtype be read from a parameter.
+    """Let the dtypes (and lowest numbers) that follow the model's be read from a parameter.
 
-    Whether `to(float32)` means "the dtype of the model" shows in a second export, in another dtype.
+    Constants of one value do: their values are the same in any dtype. Whether `to(float32)` means "the dtype
+    of the model" shows in a second export, in another dtype.
     """
     dtype = _dtype_of(model)
+    name = next((n for n, p in model.named_parameters() if p.dtype == dtype), None)
+    named = [n for n in graph.nodes if _names_dtype(n, dtype)]
+    if name is None or not named:
+        return
+    nodes = _Dtypes(graph, name)
+    first = [n for n in graph.nodes if n.op == "call_function"]
+    if all(_constant(n) for n in named):
+        for node in named:
+            node.kwargs = {k: nodes.get("dtype") if v is dtype else v for k, v in node.kwargs.items()}
+        return
     other = torch.float64 if dtype != torch.float64 else torch.float32
     second = _in_dtype(model, inputs, other, training)
-    first = [n for n in graph.nodes if n.op == "call_function"]
     if second is None or [n.target for n in first] != [n.target for n in second]:
         return
-    name = next((n for n, p in model.named_parameters() if p.dtype == dtype), None)
-    if name is None:
-        return
-    cache: dict[str, fx.Node] = {}
-
-    def current(what: str) -> fx.Node:
-        if what not in cache:
-            anchor = next(iter(graph.nodes))
-            with graph.inserting_before(anchor):
-                weight = graph.create_node("get_attr", name, (), {})
-                cache["dtype"] = cache.get("dtype") or graph.call_function(getattr, (weight, "dtype"))
-                if what != "dtype":
-                    info = graph.call_function(torch.finfo, (cache["dtype"],))
-                    cache[what] = graph.call_function(getattr, (info, "min"))
-        return cache[what]
-
     for node, twin in zip(first, second, strict=True):
         mine, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
         theirs = pytree.tree_leaves((twin.args, dict(twin.kwargs)))
         changed = list(mine)
         for i, (a, b) in enumerate(zip(mine, theirs, strict=True)):
             if a is dtype and b is other:
-                changed[i] = current("dtype")
-            elif isinstance(a, float) and isinstance(b, float) and (a, b) == (_lowest(dtype), _lowest(other)):
-                changed[i] = current("lowest")
+                changed[i] = nodes.get("dtype")
+            elif a == torch.finfo(dtype).min and b == torch.finfo(other).min:
+                changed[i] = nodes.get("min")
         if any(a is not b for a, b in zip(mine, changed, strict=True)):
-            args, kwargs = pytree.tree_unflatten(changed, spec)
-            node.args, node.kwargs = args, kwargs
+            node.args, node.kwargs = pytree.tree_unflatten(changed, spec)
+
+
+def _constant(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and _op(node).removeprefix("new_").removesuffix(
+        "_like"
+    ) in ("zeros", "ones", "full", "empty", "rand", "randn")
 
 
 def _in_dtype(model: nn.Module, inputs: Inputs, dtype: torch.dtype, training: bool) -> list[fx.Node] | None:
@@ -288,7 +308,7 @@ def _in_dtype(model: nn.Module, inputs: Inputs, dtype: torch.dtype, training: bo
         adopt_attention(twin)
         given = (to_meta(inputs) if device else inputs).map(lambda x: x.to(dtype) if x.is_floating_point() else x)
         try:
-            graph, _ = _plain_graph(_export(twin, given), twin)
+            graph = _plain_graph(_export(twin, given).module(check_guards=False))
         except StructureError:
             continue
         return [n for n in graph.nodes if n.op == "call_function"]
@@ -359,9 +379,8 @@ def _read_flag(graph: fx.Graph, node: fx.Node, path: str, training: bool) -> Non
             node.update_kwarg(argument.name, flag)
 
 
-def _name_constants(graph: fx.Graph, exported: Any, twin: nn.Module) -> dict[str, Tensor]:
+def _name_constants(graph: fx.Graph, module: nn.Module, twin: nn.Module) -> dict[str, Tensor]:
     """Tensors of the graph that are neither parameters nor buffers of the network, renamed and copied."""
-    module = exported.module(check_guards=False)
     known = {n for n, _ in twin.named_parameters(remove_duplicate=False)}
     known |= {n for n, _ in twin.named_buffers(remove_duplicate=False)}
     names: dict[str, str] = {}

@@ -273,8 +273,6 @@ def _components(labels: Labels, net: Structure, times: Tensor) -> tuple[Tensor, 
     frozen = torch.from_numpy(np.where(left == 0, right, left)[~live])
     if bool((same[frozen] != 1).any()):
         raise Unwritable(Mismatch("in the graph it meets a slot that nothing describes", "", ""))
-    # Members of one component stay or go together, but each keeps its own class: they need not be one.
-    classes = torch.where(known, torch.arange(n), classes)
     return classes, same.to(times.dtype)
 
 
@@ -324,8 +322,9 @@ def _sliced(model: nn.Module, kept: Kept, factors: Mapping[str, Mapping[int, Ten
         if id(tensor) in tensors:
             continue
         with torch.no_grad():
-            cut = kept.get(name, {})
-            new = scale(take(tensor.detach(), cut), factors.get(name, {}), cut.get(0), len(tensor) if cut else None)
+            cut, new = kept.get(name, {}), tensor.detach().clone()
+            if cut:
+                new = scale(take(new, cut), factors.get(name, {}), cut.get(0), len(tensor))
         tensors[id(tensor)] = (
             nn.Parameter(new, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
         )
