@@ -1,10 +1,10 @@
 """Reordered and widened networks of the battery: is it the same function, and which axes refuse, and why.
 
-Each network is traced, a random permutation of every axis that can change is carried out, every member of every
-axis that allows it is repeated twice, and (on the axes that take any number) half of the members are repeated
-once more with unequal shares. Outputs are compared with the given network's in float64; networks of more than
-`--exact` million parameters in float32. Where widening all axes at once fails, the axes that fail are found by
-halving. What is constant after construction is randomised first, so that no comparison is vacuous.
+Each network is traced, a random permutation of every axis that can change is carried out, every member of
+every axis that allows it is repeated twice, and (on the axes that take any number) half of the members are
+repeated once more with unequal shares. Outputs are compared with the given network's in float64; networks of
+more than `--exact` million parameters in float32. Where widening all axes at once fails, the axes that fail
+are found by halving. What is constant after construction is randomised first, so that no comparison is vacuous.
 
     python benchmarks/index_maps.py [--set NAME ...] [--only GLOB] [--json FILE]
 """
@@ -83,13 +83,13 @@ def largest(groups: list[list[str]], attempt: Callable[[list[str]], Any]) -> tup
     return [name for group in groups for name in group], {}
 
 
-def measure(case: Case, exact: float) -> Row:
+def measure(case: Case, options: argparse.Namespace) -> Row:
     """Everything about one network."""
     torch.manual_seed(0)
     model, example = case.build()
     randomise(model).eval()
     row: Row = {"id": case.id, "set": case.group, "params": sum(p.numel() for p in model.parameters())}
-    verify = row["params"] <= exact * MILLION
+    verify = row["params"] <= options.exact * MILLION
     started = time.process_time()
     net = trace(model, example)
     row["trace_s"] = round(time.process_time() - started, 3)
@@ -103,8 +103,12 @@ def measure(case: Case, exact: float) -> Row:
     except NetwrightError as error:
         row["permute_failed"] = error.message
     row["permute_s"] = round(time.process_time() - started, 3)
+    if row["params"] > options.largest * MILLION:
+        return row | {"once": {}, "skipped": "too large to widen here"}
     verdicts = repeatable(net)
-    row["once"] = {v.axis: f"{v.reason} ({v.node.module if v.node else ''})" for v in verdicts if v.kind == "once"}
+    row["once"] = {
+        v.axis: f"{v.reason} ({v.node.module if v.node else ''})" for v in verdicts if v.kind == "once"
+    }
     sizes = {axis.name: axis.size for axis in net.prunable}
     _widen(row, "twice", model, net, families(verdicts), lambda n: 2 * sizes[n], None, verify)
     free = [[v.axis] for v in verdicts if v.kind == "any"]
@@ -152,7 +156,7 @@ def _child(connection: Any, case: Case, options: argparse.Namespace) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (options.cpu, options.cpu + 5))
     resource.setrlimit(resource.RLIMIT_DATA, (int(options.memory * 2**30),) * 2)
     try:
-        row = measure(case, options.exact)
+        row = measure(case, options)
     except Exception as error:
         row = {"id": case.id, "set": case.group, "crashed": f"{type(error).__name__}: {str(error)[:300]}"}
     connection.send(row)
@@ -168,7 +172,9 @@ def line(row: Row) -> str:
         if f"{key}_axes" in row:
             error = row.get(f"{key}_error")
             text += f"  {key} {row[f'{key}_axes']}" + (f" {error:.0e}" if error is not None else " -")
-    text += f"  once {len(row['once'])}  {row['precision']} {row['trace_s']}s {row['permute_s']}s {row.get('twice_s', 0)}s"
+    text += f"  once {len(row['once'])}  {row['precision']}  seconds: "
+    text += f"{row['trace_s']} {row['permute_s']} {row.get('twice_s', 0)}"
+    text += f"  {row['skipped']}" if "skipped" in row else ""
     if "permute_failed" in row:
         text += f"\n      permute: {row['permute_failed']}"
     for key in ("twice", "unequal"):
@@ -208,11 +214,16 @@ def _worst(rows: list[Row], key: str) -> str:
 
 def main() -> int:
     """Run it; the exit code is 1 when a network crashed or computes something else."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--set", action="append", choices=SETS, help="all sets when not given")
     parser.add_argument("--only", help="pattern of names")
     parser.add_argument("--json", type=Path, help="write the rows here after every network")
-    parser.add_argument("--exact", type=float, default=30, help="million parameters up to which float64 is used")
+    parser.add_argument(
+        "--exact", type=float, default=30, help="million parameters up to which float64 is used"
+    )
+    parser.add_argument("--largest", type=float, default=90, help="million parameters up to which is widened")
     parser.add_argument("--cpu", type=int, default=400, help="CPU seconds a network")
     parser.add_argument("--memory", type=float, default=6.0, help="GiB a network")
     options = parser.parse_args()

@@ -2,8 +2,8 @@
 
 Every structural change of a width is one table an axis: position `j` of a cell afterwards holds the member
 that was at position ``table[cell, j]``. To *keep* is an increasing table, to *permute* a bijective one, to
-*repeat* one with repetitions, and tables compose. How a table acts on a dimension of a tensor follows from its
-class labels alone (`Layout`).
+*repeat* one with repetitions, and tables compose. How a table acts on a dimension of a tensor follows from
+its class labels alone (`Layout`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from netwright.errors import StructureError, UsageError
 from netwright.structure.layers import varying
+from netwright.structure.sources import why
 
 if TYPE_CHECKING:
     from netwright.structure.solve import Axis
@@ -157,7 +158,7 @@ class IndexMap:
                     f"positions {int(table.min())} to {int(table.max())}"
                 )
             if not axis.prunable and not _identity(table, axis.size):
-                raise UsageError(f"{name} is frozen and cannot change: {axis.reason}")
+                raise UsageError(f"{name} is frozen and cannot change: {why(axis)}")
 
     def _on(self, net: Structure) -> Iterable[tuple[Axis, Tensor]]:
         """The axes that change, with their tables."""

@@ -1,10 +1,10 @@
 """What a repeated unit does to the function, operator by operator.
 
-Copies of a unit carry the same values, so operators that treat the members of an axis alike pass them on. Where
-an axis *ends*, the copies are counted: a contraction with a parameter counts every copy, which the parameter
-makes good (each copy gets its share of the weight: Chen et al., Net2Net, 2016); an average counts them, which
-changes nothing when all members are there equally often; a sum, or a contraction of two activations, counts
-them and nothing makes it good.
+Copies of a unit carry the same values, so operators that treat the members of an axis alike pass them on.
+Where an axis *ends*, the copies are counted: a contraction with a parameter counts every copy, which the
+parameter makes good (each copy gets its share of the weight: Chen et al., Net2Net, 2016); an average counts
+them, which changes nothing when all members are there equally often; a sum, or a contraction of two
+activations, counts them and nothing makes it good.
 """
 
 from __future__ import annotations
@@ -215,7 +215,9 @@ class _Reading:
         plain = node.op == "mkldnn_convolution"
         transposed = not plain and bool(node.args[6])
         groups = int(node.args[6] if plain else node.args[8])
-        rows = np.concatenate([np.zeros((0, self.shapes[x][1] // groups), np.int64), *self._channels(x, groups)])
+        rows = np.concatenate(
+            [np.zeros((0, self.shapes[x][1] // groups), np.int64), *self._channels(x, groups)]
+        )
         root = self.roots.get(w)
         column = 0 if transposed else 1
         contracted = {w: root[1][column]} if root is not None and root[1][column] >= 0 else {}
@@ -257,7 +259,9 @@ class _Reading:
         elif family not in _ONE_BY_ONE and family != "reduce" and node.op != "glu":
             dims = tuple(range(2, rank)) if node.op in POOLS else tuple(range(rank))
             for number in node.inputs:
-                for rows in self.rows(number, dims if number == x else tuple(range(len(self.shapes[number])))):
+                for rows in self.rows(
+                    number, dims if number == x else tuple(range(len(self.shapes[number])))
+                ):
                     self.demand(rows, False, f"what {node.op} does to copies is not known", node)
 
     def _reduction(self, node: Node, x: int, rank: int) -> None:
@@ -323,7 +327,9 @@ def repeatable(net: Structure) -> list[Repeatable]:
 
     demands = multiplicities(net).demands
     alike = [d for d in demands if d.alike]
-    left = np.concatenate([np.zeros(0, np.int64), *[np.broadcast_to(d.rows[:, :1], d.rows.shape).ravel() for d in alike]])
+    left = np.concatenate(
+        [np.zeros(0, np.int64), *[np.broadcast_to(d.rows[:, :1], d.rows.shape).ravel() for d in alike]]
+    )
     right = np.concatenate([np.zeros(0, np.int64), *[d.rows.ravel() for d in alike]])
     graph = coo_array((np.ones(len(left), np.bool_), (left, right)), shape=(net.count, net.count))
     _, component = connected_components(graph, directed=False)
@@ -351,7 +357,9 @@ def _verdict(
             if hit is not None:
                 return Repeatable(axis.name, "once", hit.reason, hit.node)
             demand = averaged[int(classes[component[classes] == c][0])]
-            return Repeatable(axis.name, "once", f"{demand.reason}, together with frozen members", demand.node)
+            return Repeatable(
+                axis.name, "once", f"{demand.reason}, together with frozen members", demand.node
+            )
     demands = [averaged[c] for c in classes.tolist() if c in averaged]
     if not demands:
         return Repeatable(axis.name, "any")

@@ -1,9 +1,10 @@
-"""Carry an index map out: a network with reordered, repeated or removed members, checked to be the same function."""
+"""Carry an index map out: reordered, repeated or removed members, checked to be the same function."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from netwright.structure.inputs import Inputs
 from netwright.structure.maps import IndexMap, Layout, interchangeable
 from netwright.structure.multiplicity import Multiplicities, multiplicities, repeatable
 from netwright.structure.record import deep_copy, record
+from netwright.structure.scales import fit_scales
 from netwright.structure.sizes import scale
-from netwright.structure.surgery import Change, Kept, Shrunk, carry_out, replay
+from netwright.structure.surgery import Change, Kept, Shrunk, _with_scales, carry_out, replay
 from netwright.structure.tracing import Structure
 
 #: Largest relative difference in float64; with parts that the network computes in single precision.
@@ -82,13 +84,10 @@ def remap(
         shares = torch.from_numpy(1.0 / layout.shares)
     kept, factors = _kept(net, layout, counted, shares)
     times = torch.from_numpy(layout.times)
-    made = carry_out(model, net, Change(kept, times, layout.order, factors))
-    error = float("nan")
-    if verify:
-        error = _verify(model, net, made, factors, times > 0)
-    return Remapped(
-        made.model, made.kept, made.attributes, made.adopted, made.how, made.notes, change, factors, error
-    )
+    plan = Change(kept, times, layout.order, factors)
+    made = carry_out(model, net, plan)
+    error = _verify(model, net, made, plan) if verify else float("nan")
+    return Remapped(**vars(made), map=change, factors=factors, error=error)
 
 
 def permute(model: nn.Module, net: Structure, change: IndexMap, *, verify: bool = True) -> Remapped:
@@ -152,9 +151,7 @@ def widen(
     return made
 
 
-def wider(
-    net: Structure, to: Mapping[str, int] | int, generator: torch.Generator | None = None
-) -> IndexMap:
+def wider(net: Structure, to: Mapping[str, int] | int, generator: torch.Generator | None = None) -> IndexMap:
     """The map to larger sizes: the members as they were, then the copies.
 
     Args:
@@ -176,8 +173,12 @@ def wider(
         if axis is None:
             raise UsageError(f"the network has no axis {name!r}")
         if size < axis.size:
-            raise UsageError(f"{name} has {axis.size} members, {size} would be fewer", "use `shrink` to remove")
-        rows = [_copies_last(_chosen(axis.size, size, generator), kinds[cell], axis.size) for cell in axis.cells]
+            raise UsageError(
+                f"{name} has {axis.size} members, {size} would be fewer", "use `shrink` to remove"
+            )
+        rows = [
+            _copies_last(_chosen(axis.size, size, generator), kinds[cell], axis.size) for cell in axis.cells
+        ]
         tables[name] = torch.stack(rows)
     return IndexMap(tables)
 
@@ -217,8 +218,8 @@ def _same_kinds(net: Structure, change: IndexMap, layout: Layout) -> None:
         before = kinds[axis.cells.gather(1, table.sort(dim=1).values)]
         if not torch.equal(now, before):
             raise UsageError(
-                f"members of {axis.name} that lie in different tensors cannot change places (a slice or a split "
-                "takes some of them)",
+                f"members of {axis.name} that lie in different tensors cannot change places (a slice or a "
+                "split takes some of them)",
                 "reorder only members that `interchangeable` calls alike",
             )
 
@@ -243,22 +244,20 @@ def _kept(
     return kept, factors
 
 
-def _verify(
-    model: nn.Module,
-    net: Structure,
-    made: Shrunk,
-    factors: Mapping[str, Mapping[int, Tensor]],
-    keep: Tensor,
-) -> float:
+def _verify(model: nn.Module, net: Structure, made: Shrunk, plan: Change) -> float:
     """The largest relative difference in float64."""
     dense = deep_copy(model).cpu().double().eval()
-    if factors and made.how == "in place":  # shares such as 1/3 are rounded to the precision of the parameter
+    if not plan.factors and not made.scales:
+        small = deep_copy(made.model).cpu().double()
+    elif made.how == "in place":  # shares such as 1/3 are rounded to the precision of the parameter
+        factors = _with_scales(plan.factors, fit_scales(made.scales, made.kept))
         small = replay(dense, made.kept, made.attributes, made.adopted, factors)
     else:
-        small = deep_copy(made.model).cpu().double()
+        small = carry_out(dense, net, plan, made.how).model
+    keep = plan.times > 0
     small.eval()
     if bool(keep.all()):
-        error = difference(dense, small, net.inputs)
+        error = compare(lambda inputs: inputs.call(dense), small, net.inputs)
     else:
         error = check(dense, net, keep, small).error
     if not error <= TOLERANCE and not (error <= SINGLE and _single(dense, net)):
@@ -269,23 +268,26 @@ def _verify(
     return error
 
 
-def difference(a: nn.Module, b: nn.Module, inputs: Inputs) -> float:
-    """Largest difference of any output of two networks in float64, relative to the largest value of the first.
+def compare(reference: Callable[[Inputs], Any], network: nn.Module, inputs: Inputs) -> float:
+    """Largest difference of any output to a reference, relative to the reference's largest value.
 
     Args:
-        a: A network in float64 on the CPU.
-        b: Another one.
+        reference: Gives the wanted outputs of float64 inputs on the CPU.
+        network: A network in float64 on the CPU.
         inputs: The example inputs.
 
     Returns:
         Infinity when shapes differ or something is not a number.
+
+    Raises:
+        ModelError: if the network rejects the inputs.
     """
     given = inputs.map(lambda x: x.detach().cpu().double() if x.is_floating_point() else x.detach().cpu())
     outputs = []
-    for network in (a, b):
+    for run in (reference, lambda x: x.call(network)):
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            leaves = pytree.tree_leaves(given.map(torch.clone).call(network))
+            leaves = pytree.tree_leaves(run(given.map(torch.clone)))
             outputs.append([x.double() for x in leaves if isinstance(x, Tensor)])
     worst = 0.0 if len(outputs[0]) == len(outputs[1]) else float("inf")
     for x, y in zip(*outputs, strict=False):
@@ -309,8 +311,9 @@ def _disturb(
     made: Remapped, layout: Layout, net: Structure, noise: float, generator: torch.Generator
 ) -> None:
     """Add noise to the parameters of all copies but the first of a member."""
-    seen: set[int] = set()
-    later = torch.tensor([int(c) in seen or bool(seen.add(int(c))) for c in layout.source])
+    first = np.unique(layout.source, return_index=True)[1]
+    later = torch.ones(len(layout.source), dtype=torch.bool)
+    later[torch.from_numpy(first)] = False
     named = dict(made.model.named_parameters(remove_duplicate=False))
     for name, dims in made.kept.items():
         if name not in named:
