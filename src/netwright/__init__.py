@@ -2,12 +2,13 @@
 
 from netwright import data, metrics, models, train
 from netwright.errors import NetwrightError
-from netwright.pruning import Pruned, load, prune
+from netwright.pruning import Pruned, load, prune, prune_onnx
 from netwright.pruning import save_pruned as save
 from netwright.quantization import export_onnx as export
 from netwright.quantization import quantize_onnx as quantize
 from netwright.shaping import Front, read_front, shape
 from netwright.structure import Budget, Inputs, Structure, trace
+from netwright.structure.onnx import OnnxNetwork, read_onnx
 
 __version__ = "0.1.0"
 
@@ -16,6 +17,7 @@ __all__ = [
     "Front",
     "Inputs",
     "NetwrightError",
+    "OnnxNetwork",
     "Pruned",
     "Structure",
     "__version__",
@@ -25,8 +27,10 @@ __all__ = [
     "metrics",
     "models",
     "prune",
+    "prune_onnx",
     "quantize",
     "read_front",
+    "read_onnx",
     "save",
     "shape",
     "trace",

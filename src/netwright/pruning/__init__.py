@@ -11,6 +11,7 @@ from netwright.pruning.importance import (
     register_importance,
     score,
 )
+from netwright.pruning.onnx_files import prune_onnx
 from netwright.pruning.repair import list_repairs
 from netwright.pruning.result import Pruned
 from netwright.pruning.saving import load, save_pruned
@@ -26,6 +27,7 @@ __all__ = [
     "load",
     "normalise",
     "prune",
+    "prune_onnx",
     "recalibrate_",
     "register_allocation",
     "register_importance",

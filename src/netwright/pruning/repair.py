@@ -16,6 +16,7 @@ from netwright.pruning.examples import Examples
 from netwright.pruning.statistics import recalibrate_
 from netwright.pruning.update import update_
 from netwright.structure import Structure
+from netwright.structure.onnx import OnnxNetwork
 
 REPAIRS = ("none", "bn", "obs", "auto")
 
@@ -71,8 +72,15 @@ def repair_(
 
     Returns:
         What a reader should know, one line each.
+
+    Raises:
+        UsageError: if the batch norms of an ONNX graph are to be recomputed.
     """
     notes: list[str] = []
+    if repair == "bn" and isinstance(small, OnnxNetwork):
+        raise UsageError(
+            "the batch norms of an ONNX graph keep their statistics", 'take repair="obs" or "none"'
+        )
     if repair == "obs":
         notes += update_(small, net, model, keep, examples, adopted)
     if repair == "bn":

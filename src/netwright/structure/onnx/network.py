@@ -218,6 +218,11 @@ class OnnxNetwork(nn.Module):
             if d > 0 and not isinstance(size, int)
         ]
 
+    @property
+    def open_batch(self) -> bool:
+        """Whether the file takes any number of examples."""
+        return all(not sizes or not isinstance(sizes[0], int) for _, sizes in self.program.inputs.values())
+
     def proto(self) -> ModelProto:
         """The graph with its weights as they are now."""
         from netwright.structure.onnx.writing import to_proto

@@ -54,7 +54,7 @@ def carry_out(network: OnnxNetwork, net: Structure, change: Change) -> Shrunk:
     for run, again, predicted in zip(net.runs, _records(small, net), shapes, strict=True):
         found = prove(net, run, again, predicted, change.times, change.kept, change.order)
         if found is not None:
-            raise StructureError(f"{net.name} cannot be changed: {found}", "leave that part alone with exclude=")
+            raise StructureError(f"{net.name} cannot be changed: {found}", "leave it alone with exclude=")
     changed = {name: edit.attributes for name, edit in edits.items() if edit.attributes}
     return Shrunk(small, change.kept, changed, [], "in the graph")
 

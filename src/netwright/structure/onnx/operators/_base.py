@@ -1,8 +1,9 @@
 """The table of operators: each runs one ONNX node by PyTorch's operators, so that the rules see those.
 
-An operator is a function ``(step, *inputs) -> output or tuple of outputs``. Inputs are tensors, or
-NumPy arrays where the value is known before the network runs; at least one is a tensor (nodes whose inputs are all known
-are computed by `netwright.structure.onnx.values`). One that is left out is None. Nothing is written in place.
+An operator is a function ``(step, *inputs) -> output or tuple of outputs``. Inputs are tensors, or NumPy
+arrays where the value is known before the network runs; at least one is a tensor (nodes whose inputs are all
+known are computed by `netwright.structure.onnx.values`). One that is left out is None. Nothing is written in
+place.
 """
 
 from __future__ import annotations
