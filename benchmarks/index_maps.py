@@ -29,7 +29,7 @@ from torch import nn
 
 from netwright.errors import NetwrightError
 from netwright.structure import Structure, trace
-from netwright.structure.maps import IndexMap, draw_permutation
+from netwright.structure.maps import IndexMap, draw_permutation, width
 from netwright.structure.multiplicity import Repeatable, repeatable
 from netwright.structure.remap import Remapped, permute, widen, wider
 from netwright.testing.surgery import randomise
@@ -109,7 +109,7 @@ def measure(case: Case, options: argparse.Namespace) -> Row:
     row["once"] = {
         v.axis: f"{v.reason} ({v.node.module if v.node else ''})" for v in verdicts if v.kind == "once"
     }
-    sizes = {axis.name: axis.size for axis in net.prunable}
+    sizes = {axis.name: width(axis) for axis in net.prunable}
     _widen(row, "twice", model, net, families(verdicts), lambda n: 2 * sizes[n], None, verify)
     free = [[v.axis] for v in verdicts if v.kind == "any"]
     generator = torch.Generator().manual_seed(0)

@@ -152,20 +152,25 @@ class IndexMap:
                 raise UsageError(
                     f"the network has no axis {name!r}", "see `netwright inspect` for the names of its axes"
                 )
-            if len(table) != len(axis.cells) or int(table.min()) < 0 or int(table.max()) >= axis.size:
+            if len(table) != len(axis.cells) or int(table.min()) < 0 or int(table.max()) >= width(axis):
                 raise UsageError(
-                    f"{name} has {len(axis.cells)} cells of {axis.size}, the map has {len(table)} rows of "
+                    f"{name} has {len(axis.cells)} cells of {width(axis)}, the map has {len(table)} rows of "
                     f"positions {int(table.min())} to {int(table.max())}"
                 )
-            if not axis.prunable and not _identity(table, axis.size):
+            if not axis.prunable and not _identity(table, width(axis)):
                 raise UsageError(f"{name} is frozen and cannot change: {why(axis)}")
 
     def _on(self, net: Structure) -> Iterable[tuple[Axis, Tensor]]:
         """The axes that change, with their tables."""
         for axis in net.axes:
             table = self.tables.get(axis.name)
-            if table is not None and not _identity(table, axis.size):
+            if table is not None and not _identity(table, width(axis)):
                 yield axis, table
+
+
+def width(axis: Axis) -> int:
+    """Positions that a table of an axis may name: members of a cell, or of all parts that shrink together."""
+    return int(axis.cells.shape[1])
 
 
 def _bijective(table: Tensor) -> bool:
@@ -359,7 +364,7 @@ def sort_by(net: Structure, scores: Tensor, axes: Iterable[str] | None = None) -
     for axis in net.prunable:
         if wanted is None or axis.name in wanted:
             table = torch.stack([_sorted(scores[cell], kinds[cell]) for cell in axis.cells])
-            if not _identity(table, axis.size):
+            if not _identity(table, width(axis)):
                 tables[axis.name] = table
     missing = set() if wanted is None else wanted - {axis.name for axis in net.prunable}
     if missing:

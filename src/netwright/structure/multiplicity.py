@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int64]
 
+#: Why the parts of an axis that a shuffle interleaves cannot be repeated: a cut at the half of twice as many
+#: positions leaves copies of one member on both sides.
+INTERLEAVED = "its parts are interleaved, and copies would go other ways than their members"
 #: Families of rules whose operators treat the members of an axis alike and one by one.
 _ONE_BY_ONE = frozenset({"elementwise", "move", "factory", "index"})
 _NORMS = frozenset({"native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm"})
@@ -349,6 +352,8 @@ def repeatable(net: Structure) -> list[Repeatable]:
 def _verdict(
     net: Structure, axis: Axis, component: Ints, averaged: dict[int, Demand], once: dict[int, Demand | None]
 ) -> Repeatable:
+    if axis.coupling is not None:
+        return Repeatable(axis.name, "once", INTERLEAVED)
     classes = axis.cells.reshape(-1).numpy()
     mine = np.unique(component[classes])
     for c in mine.tolist():

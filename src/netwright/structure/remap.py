@@ -14,12 +14,12 @@ from torch.utils import _pytree as pytree
 from netwright.errors import StructureError, UsageError
 from netwright.structure.check import check
 from netwright.structure.inputs import Inputs
-from netwright.structure.maps import IndexMap, Layout, interchangeable
-from netwright.structure.multiplicity import Multiplicities, multiplicities, repeatable
+from netwright.structure.maps import IndexMap, Layout, interchangeable, width
+from netwright.structure.multiplicity import INTERLEAVED, Multiplicities, multiplicities, repeatable
 from netwright.structure.record import deep_copy, record
 from netwright.structure.scales import fit_scales
 from netwright.structure.sizes import scale
-from netwright.structure.surgery import Change, Kept, Shrunk, _with_scales, carry_out, replay
+from netwright.structure.surgery import Change, Kept, Shrunk, _with_scales, carry_out, replay, shrink
 from netwright.structure.tracing import Structure
 
 #: Largest relative difference in float64; with parts that the network computes in single precision.
@@ -68,24 +68,26 @@ def remap(
     change.validate(net)
     layout = Layout(net, change)
     _same_kinds(net, change, layout)
+    _whole_paths(net, layout)
     repeats = bool((layout.times > 1).any())
     counted = multiplicities(net) if repeats else Multiplicities()
     for demand in counted.demands:
         if demand.broken(layout.times):
             hit = demand.rows[layout.times[demand.rows] > 1]
             name = next((a.name for a in net.axes if bool(np.isin(a.cells.numpy(), hit).any())), "an axis")
-            where = demand.node.module or "the model itself"
+            where = f"operator {demand.node.op} in {demand.node.module or 'the model itself'}"
             raise StructureError(
-                f"repeating {name} like this would change the function: {demand.reason} (operator "
-                f"{demand.node.op} in {where})",
+                f"repeating {name} like this would change the function: {demand.reason} ({where})",
                 "repeat all its members equally often" if demand.alike else "leave it as it is",
             )
     if shares is None:
         shares = torch.from_numpy(1.0 / layout.shares)
     kept, factors = _kept(net, layout, counted, shares)
-    times = torch.from_numpy(layout.times)
-    plan = Change(kept, times, layout.order, factors)
-    made = carry_out(model, net, plan)
+    plan = Change(kept, torch.from_numpy(layout.times), layout.order, factors)
+    if not repeats and not layout.moves:
+        made = shrink(model, net, plan.times > 0)
+    else:
+        made = carry_out(model, net, plan)
     error = _verify(model, net, made, plan) if verify else float("nan")
     return Remapped(**vars(made), map=change, factors=factors, error=error)
 
@@ -104,7 +106,7 @@ def permute(model: nn.Module, net: Structure, change: IndexMap, *, verify: bool 
         StructureError: see `remap`.
     """
     change.validate(net)
-    sizes = {axis.name: axis.size for axis in net.axes}
+    sizes = {axis.name: width(axis) for axis in net.axes}
     for name, table in change.tables.items():
         if table.shape[1] != sizes[name] or not IndexMap({name: table}).permutes:
             raise UsageError(f"the map of {name} is no permutation", "use `remap` to lose or repeat members")
@@ -164,7 +166,7 @@ def wider(net: Structure, to: Mapping[str, int] | int, generator: torch.Generato
     """
     if isinstance(to, int):
         able = {r.axis for r in repeatable(net) if r.kind != "once"}
-        to = {axis.name: axis.size * to for axis in net.prunable if axis.name in able}
+        to = {axis.name: width(axis) * to for axis in net.prunable if axis.name in able}
     axes = {axis.name: axis for axis in net.axes}
     kinds = interchangeable(net)
     tables = {}
@@ -172,12 +174,13 @@ def wider(net: Structure, to: Mapping[str, int] | int, generator: torch.Generato
         axis = axes.get(name)
         if axis is None:
             raise UsageError(f"the network has no axis {name!r}")
-        if size < axis.size:
+        if size < width(axis):
             raise UsageError(
-                f"{name} has {axis.size} members, {size} would be fewer", "use `shrink` to remove"
+                f"{name} has {width(axis)} members, {size} would be fewer", "use `shrink` to remove"
             )
         rows = [
-            _copies_last(_chosen(axis.size, size, generator), kinds[cell], axis.size) for cell in axis.cells
+            _copies_last(_chosen(width(axis), size, generator), kinds[cell], width(axis))
+            for cell in axis.cells
         ]
         tables[name] = torch.stack(rows)
     return IndexMap(tables)
@@ -206,6 +209,17 @@ def _drawn_shares(layout: Layout, generator: torch.Generator) -> Tensor:
     source = torch.from_numpy(layout.source)
     total = torch.zeros(len(layout.times), dtype=torch.float64).index_add_(0, source, raw)
     return raw / total[source]
+
+
+def _whole_paths(net: Structure, layout: Layout) -> None:
+    """Refuse what would send members of interleaved parts along other paths than their own."""
+    for axis in net.axes:
+        times = layout.times[axis.cells.numpy()]
+        if axis.coupling is not None and ((times > 1).any() or ((times == 0).any() and layout.moves)):
+            raise StructureError(
+                f"{axis.name} cannot be repeated, or cut and reordered at once: {INTERLEAVED}",
+                "remove or reorder its members, one after the other",
+            )
 
 
 def _same_kinds(net: Structure, change: IndexMap, layout: Layout) -> None:
