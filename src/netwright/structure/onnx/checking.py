@@ -67,9 +67,7 @@ _TYPES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def check_file(
-    network: OnnxNetwork, net: Structure, keep: Tensor, source: str | Path | bytes
-) -> Check:
+def check_file(network: OnnxNetwork, net: Structure, keep: Tensor, source: str | Path | bytes) -> Check:
     """Compare what ONNX Runtime makes of a smaller file with the masked dense network in float64.
 
     Args:

@@ -15,6 +15,7 @@ from netwright.structure.inputs import Inputs
 from netwright.structure.onnx import values
 from netwright.structure.onnx.opaque import run_opaque
 from netwright.structure.onnx.operators import find_operator
+from netwright.structure.onnx.operators._base import UnsupportedFormError
 from netwright.structure.onnx.operators.recurrent import directions
 from netwright.structure.onnx.program import Body, Program, Step, Value
 from netwright.structure.record import note
@@ -264,6 +265,8 @@ def execute(step: Step, inputs: tuple[Value, ...]) -> tuple[Value, ...]:
         if function is None:
             return run_opaque(step, inputs)
         out = function(step, *inputs)
+    except (UnsupportedFormError, NotImplementedError):  # a rare form of it, or a rare element type
+        return run_opaque(step, inputs)
     except NetwrightError:
         raise
     except Exception as error:  # whatever PyTorch raises of sizes that do not fit

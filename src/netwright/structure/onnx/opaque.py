@@ -52,7 +52,7 @@ def _run(data: list[Tensor], number: int) -> list[Tensor]:
     )
     found = values.evaluate(step, arrays)
     wide = data[0].dtype == torch.float64
-    out = [torch.from_numpy(np.array(x)) for x in found if x is not None]
+    out = [torch.empty(0) if x is None else torch.from_numpy(np.array(x)) for x in found]
     return [x.to(data[0].device, torch.float64 if wide and x.is_floating_point() else x.dtype) for x in out]
 
 

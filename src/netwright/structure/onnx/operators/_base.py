@@ -110,6 +110,10 @@ def axis_of(step: Step, rank: int, default: int = -1, name: str = "axis") -> int
     return int(step.get(name, default)) % max(rank, 1)
 
 
-def unsupported(step: Step, what: str) -> ModelError:
+class UnsupportedFormError(ModelError):
+    """A form of an operator that is not understood here: it runs unseen, and freezes what it touches."""
+
+
+def unsupported(step: Step, what: str) -> UnsupportedFormError:
     """The error for a form of an operator that is not understood."""
-    return ModelError(f"node {step.name} ({step.op}): {what}", "please report this")
+    return UnsupportedFormError(f"node {step.name} ({step.op}): {what}")

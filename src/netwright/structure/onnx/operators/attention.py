@@ -10,20 +10,16 @@ from torch import Tensor
 from netwright.structure.onnx.operators._base import lift, operator, unsupported
 from netwright.structure.onnx.program import Step, Value
 
+_KNOWN = {"is_causal", "q_num_heads", "kv_num_heads", "scale", "softcap", "softmax_precision"}
+
 
 @operator("Attention")
-def attention(
-    step: Step,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Value = None,
-    past_k: Value = None,
-    past_v: Value = None,
-) -> Any:
+def attention(step: Step, q: Tensor, k: Tensor, v: Tensor, mask: Value = None, *more: Value) -> Any:
     """`q (B, heads, N, d)` or `(B, N, heads d)`; likewise `k` and `v`, whose heads may be fewer."""
-    if past_k is not None or past_v is not None or step.wants(1) or step.wants(2) or step.wants(3):
+    if any(x is not None for x in more) or any(step.wants(i) for i in (1, 2, 3)):
         raise unsupported(step, "a cache of keys and values, or the scores, are wanted")
+    if not set(step.attributes) <= _KNOWN:
+        raise unsupported(step, "a window")
     flat = q.dim() == 3
     if flat:
         heads, others = step.get("q_num_heads"), step.get("kv_num_heads")
@@ -36,14 +32,23 @@ def attention(
     scores = torch.matmul(q * scale, k.transpose(-1, -2))  # (B, heads, N, M)
     softcap = step.get("softcap", 0.0)
     scores = softcap * torch.tanh(scores / softcap) if softcap else scores
+    allowed: Tensor | None = None
     if step.get("is_causal", 0):
-        late = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(late, float("-inf"))
+        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if mask is not None:
         mask = lift(mask, scores)
-        allowed = mask.dtype == torch.bool
-        scores = scores.masked_fill(~mask, float("-inf")) if allowed else scores + mask
-    out = torch.matmul(torch.softmax(scores, -1), v)
+        if mask.shape[-1] < scores.shape[-1]:
+            raise unsupported(step, "a mask that is shorter than the keys")
+        if mask.dtype == torch.bool:
+            allowed = mask if allowed is None else allowed & mask
+        else:
+            scores = scores + mask
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, float("-inf"))
+    weights = torch.softmax(scores, -1)
+    if allowed is not None:  # a query that may look at nothing gives nothing
+        weights = weights.masked_fill(~allowed.any(-1, keepdim=True), 0.0)
+    out = torch.matmul(weights, v)
     return out.transpose(1, 2).reshape(out.shape[0], out.shape[2], -1) if flat else out
 
 

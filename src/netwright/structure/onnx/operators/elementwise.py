@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from netwright.structure.onnx.operators._base import lift, operator, scalar, tensors
+from netwright.structure.onnx.operators._base import lift, operator, scalar, tensors, unsupported
 from netwright.structure.onnx.program import FLOATS, Step, Value
 
 UNARY: dict[str, Callable[[Tensor], Tensor]] = {
@@ -239,6 +239,8 @@ def bit_shift(step: Step, a: Value, b: Value) -> Any:
 @operator("Dropout")
 def dropout(step: Step, x: Tensor, ratio: Value = None, training: Value = None) -> Any:
     """Nothing is dropped in inference; the mask is all true."""
+    if training is not None and bool(training) and (ratio is None or float(ratio) > 0):
+        raise unsupported(step, "it drops in inference")
     if step.wants(1):
         return x, torch.ones(x.shape, dtype=torch.bool, device=x.device)
     return x

@@ -80,6 +80,10 @@ def conv_transpose(step: Step, x: Value, w: Value, b: Value = None) -> Tensor:
         (length - 1) * s + (k - 1) * d + 1 + e
         for length, k, s, d, e in zip(x.shape[2:], kernel, strides, dilations, extra, strict=True)
     ]
+    if step.get("output_shape") is not None:
+        wanted = list(step.get("output_shape"))[-n:]
+        extra = [e + max(w - f, 0) for e, w, f in zip(extra, wanted, full, strict=True)]
+        full = [max(f, w) for f, w in zip(full, wanted, strict=True)]
     before, after = _transposed_pads(step, x, full, strides)
     group = step.get("group", 1)
     if before == after and all(e < max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
@@ -163,11 +167,11 @@ def average_pool(step: Step, x: Tensor) -> Tensor:
     pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(kernel) - 1]
     if before == after and all(2 * p <= k for p, k in zip(before, kernel, strict=True)):
         return pool(x, kernel, strides, before, ceil, counted or not any(before))
-    padded, none = pad_uneven(x, before, after)
+    padded, none = pad(x, before, after), [0] * len(kernel)
     out = pool(padded, kernel, strides, none, ceil, True)
     if counted:
         return out
-    ones, _ = pad_uneven(torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device), before, after)
+    ones = pad(torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype, device=x.device), before, after)
     return out / pool(ones, kernel, strides, none, ceil, True)
 
 
@@ -199,6 +203,8 @@ def global_max(step: Step, x: Tensor) -> Tensor:
 def batch_norm(step: Step, x: Value, w: Value, b: Value, mean: Value, var: Value) -> Any:
     """With the statistics of the file, whatever the mode."""
     x, w, b, mean, var = tensors(x, w, b, mean, var)
+    if step.get("training_mode", 0):
+        raise unsupported(step, "statistics of the batch")
     out = F.batch_norm(x, mean, var, w, b, False, 0.0, step.get("epsilon", 1e-5))
     return (out, *(mean, var)[: len(step.outputs) - 1]) if len(step.outputs) > 1 else out
 
@@ -255,7 +261,8 @@ def group_norm(step: Step, x: Value, w: Value, b: Value) -> Tensor:
 @operator("LpNormalization")
 def lp_normalization(step: Step, x: Tensor) -> Tensor:
     """Unit length along an axis."""
-    return x / torch.linalg.vector_norm(x, step.get("p", 2), (step.get("axis", -1),), keepdim=True)
+    length = torch.linalg.vector_norm(x, step.get("p", 2), (step.get("axis", -1),), keepdim=True)
+    return x / length.clamp(min=1e-12)
 
 
 @operator("LRN")

@@ -225,6 +225,8 @@ def space_to_depth(step: Step, x: Tensor) -> Tensor:
     """Blocks of pixels to channels."""
     b, c, h, w = x.shape
     size = int(step.get("blocksize"))
+    if step.get("mode", "DCR") == "CRD":
+        return torch.pixel_unshuffle(x, size)
     parts = x.reshape(b, c, h // size, size, w // size, size).permute(0, 3, 5, 1, 2, 4)
     return parts.reshape(b, c * size**2, h // size, w // size)
 

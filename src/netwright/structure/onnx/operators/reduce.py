@@ -62,11 +62,10 @@ def arg_extreme(step: Step, x: Tensor) -> Tensor:
 def top_k(step: Step, x: Tensor, k: Value = None) -> Any:
     """The largest or smallest ones along an axis, with their positions."""
     (count,) = integers(step, (x, k), 1, "k") or [1]
-    return tuple(
-        torch.topk(
-            x, count, axis_of(step, x.dim()), bool(step.get("largest", 1)), bool(step.get("sorted", 1))
-        )
-    )
+    axis = axis_of(step, x.dim())
+    # Sorted and cut: of equal ones the first is wanted.
+    found = torch.sort(x, dim=axis, descending=bool(step.get("largest", 1)), stable=True)
+    return tuple(v.narrow(axis, 0, count) for v in found)
 
 
 @operator("CumSum")
