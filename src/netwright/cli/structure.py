@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from netwright.data import Splits
     from netwright.models import Loaded
     from netwright.pruning import Pruned
-    from netwright.structure import Budget
+    from netwright.structure import Budget, Inputs
 
 _ONNX, _SAFETENSORS = ".onnx", ".safetensors"
 #: Endings of files that are not written: a folder of such a name would only confuse.
@@ -43,7 +43,7 @@ class _Opened:
     """A network, an example for it, and the data that both were fitted to."""
 
     loaded: Loaded
-    example: Tensor
+    example: Tensor | Inputs
     splits: Splits | None
 
 
@@ -71,7 +71,6 @@ def inspect(
     from netwright import structure
     from netwright.structure import draw, facts, picture
 
-    _refuse_onnx(model)
     if html is not None:
         _check_output(html, "--html")
     opened = _open(model, None, parse_shape(input_shape), weights, False, num_classes, trust, seed=0)
@@ -103,7 +102,7 @@ def prune(
     exclude: list[str] = typer.Option([], help="Module or parameter to leave alone; may be repeated."),
     round_to: int | None = typer.Option(None, help="Widths are multiples of this (8 on wide axes)."),
     heads: str = typer.Option(
-        "whole", help="Attention heads go whole, or all shrink in width: whole, width."
+        "auto", help="Attention heads go whole, or all shrink in width, or what the code can hold: whole, width, auto."
     ),
     seed: int = typer.Option(0, help="Decides what is drawn at random."),
     input_shape: str | None = typer.Option(None, help="Shape of one example, for instance 3,224,224."),
@@ -117,12 +116,15 @@ def prune(
     """Remove the least important channels, heads and features of a network until it fits a budget."""
     from netwright import pruning
 
-    _refuse_onnx(model)
     limits = _budget(budget, keep)
     if data is not None and input_shape is not None:
         raise UsageError("--data and --input-shape are both given", "the data have a shape: leave it out")
     kind = _check_output(output, "-o")
-    if weights is not None and output.resolve() == weights.resolve():
+    graph = model.lower().endswith(_ONNX)
+    if graph and kind != "onnx":
+        raise UsageError(f"{output}: what comes of an ONNX graph is one", "give -o NET.onnx")
+    source = Path(model) if graph else weights
+    if source is not None and output.resolve() == source.resolve():
         raise UsageError(f"the output {output} is the input", "choose another name with -o")
     opened = _open(model, data, parse_shape(input_shape), weights, pretrained, num_classes, trust, seed)
     try:
@@ -150,14 +152,6 @@ def prune(
         print(json.dumps(_document(opened.loaded.name, pruned, output, notes), indent=2))
     else:
         _show(pruned, output, notes, everything)
-
-
-def _refuse_onnx(model: str) -> None:
-    if model.lower().endswith(_ONNX):
-        raise UsageError(
-            f"{model} is an ONNX graph, whose structure is not read yet",
-            "give a model's name or file.py:callable; measure and quantize take ONNX files",
-        )
 
 
 def _budget(budget: str | None, keep: str | None) -> Budget:
@@ -216,6 +210,15 @@ def _open(
     from netwright import models
 
     splits = None if data is None else datasets.load(data, seed=seed, trust=trust)
+    if spec.lower().endswith(_ONNX):
+        for option, given in (
+            ("--weights", weights),
+            ("--pretrained", pretrained),
+            ("--num-classes", num_classes),
+        ):
+            if given:
+                raise UsageError(f"{option} is no option for an ONNX graph", "its weights are in the file")
+        return _open_onnx(spec, splits, shape, seed)
     if splits is not None:
         shape = splits.shape
         num_classes = splits.num_classes if num_classes is None and splits.labelled else num_classes
@@ -240,9 +243,26 @@ def _open(
     return _Opened(loaded, torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed)), None)
 
 
-def _write(pruned: Pruned, path: Path, kind: str, example: Tensor) -> None:
+def _open_onnx(path: str, splits: Splits | None, shape: Sequence[int] | None, seed: int) -> _Opened:
+    """Read an ONNX graph, and make an example of the sizes that it states, or that the data have."""
+    from netwright import models
+    from netwright.pruning.onnx_files import assumed_sizes
+    from netwright.structure.onnx import read_onnx
+
+    network = read_onnx(path)
+    shape = splits.shape if splits is not None else shape
+    example = network.example(shape=shape, seed=seed)
+    notes = tuple(assumed_sizes(network, shape))
+    return _Opened(models.Loaded(network, Path(path).name, "file", notes=notes), example, splits)
+
+
+def _write(pruned: Pruned, path: Path, kind: str, example: Any) -> None:
     """Write the smaller network, complete or not at all."""
-    if kind == "onnx":
+    from netwright.structure.onnx import OnnxNetwork
+
+    if isinstance(pruned.model, OnnxNetwork):
+        pruned.model.save(path)
+    elif kind == "onnx":
         from netwright.quantization import export_onnx
 
         export_onnx(pruned.model, example, path)

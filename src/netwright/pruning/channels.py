@@ -19,10 +19,11 @@ from netwright.pruning.repair import check_repair, repair_
 from netwright.pruning.result import Pruned
 from netwright.pruning.widths import Widths, check_round_to
 from netwright.structure import Budget, Structure
-from netwright.structure.sources import why
 
 #: Largest relative difference of the small network from the masked dense one, in float64.
 _TOLERANCE = 1e-6
+#: What is tried one after another: how heads shrink, and how the surgery is done.
+_WAYS = {"auto": (("whole", "in place"), ("width", "in place"), ("whole", "auto"), ("width", "auto"))}
 
 
 def prune(
@@ -37,7 +38,7 @@ def prune(
     seed: int = 0,
     exclude: Iterable[str] = (),
     round_to: int | None = None,
-    heads: str = "whole",
+    heads: str = "auto",
     check: bool = False,
 ) -> Pruned:
     """Remove the least important channels, heads and features of a network until it fits a budget.
@@ -61,7 +62,9 @@ def prune(
         exclude: Names of modules or parameters, or patterns, that are left alone.
         round_to: Counts are multiples of this on axes of at least four times it; None takes 8 on axes of at
             least 32 where the budget allows; 1 takes any count.
-        heads: "whole" removes attention heads whole, "width" narrows all of them alike.
+        heads: "whole" removes attention heads whole, "width" narrows all of them alike, "auto" does what the
+            network's own code can hold: whole heads where possible, else narrower ones, else it rewrites the
+            graph.
         check: Also compare the small network, before it is repaired, with the masked dense one in float64.
 
     Returns:
@@ -84,17 +87,24 @@ def prune(
     require_data(importance, examples)
     if isinstance(exclude, str):
         raise UsageError("exclude is a list of names", f"write exclude=[{exclude!r}]")
-    net = structure.trace(model, example, exclude=tuple(exclude), heads=heads)
-    scores = score(net, model, importance, examples)
-    widths = Widths(net, scores)
-    limits = Limits(widths, budget, _item_bytes(model))
-    latency = None
-    if budget.latency is None:
-        keep = widths.mask(allocate(widths, limits, allocation, round_to=round_to))
-        shrunk = structure.shrink(model, net, keep)
+    exclude = tuple(exclude)
+    failures: list[StructureError] = []
+    for mode, how in _WAYS.get(heads, ((heads, "auto"),)):
+        net = structure.trace(model, example, exclude=exclude, heads=mode)
+        scores = score(net, model, importance, examples)
+        widths = Widths(net, scores)
+        limits = Limits(widths, budget, _item_bytes(model))
+        try:
+            keep, shrunk, latency = _shrunk(model, widths, limits, budget, allocation, round_to, how)
+        except StructureError as error:
+            failures.append(error)
+            continue
+        if mode != heads and len(failures) and mode == "width":
+            shrunk.notes.append(f"heads are narrowed alike, since with fewer heads {failures[0].message}")
+        break
     else:
-        keep, shrunk, latency = within_latency(model, widths, limits, budget.latency, allocation, round_to)
-    error = _checked(model, net, keep, shrunk.model) if check else None
+        raise failures[-1]
+    error = _checked(model, net, keep, shrunk) if check else None
     notes = [
         *net.notes,
         *shrunk.notes,
@@ -105,7 +115,7 @@ def prune(
         shrunk.kept,
         before=net.dense,
         after=net.cost(keep),
-        frozen=[(axis.name, why(axis)) for axis in net.axes if not axis.prunable],
+        frozen=[(axis.name, axis.reason) for axis in net.axes if not axis.prunable],
         net=net,
         keep=keep,
         how=shrunk.how,
@@ -115,16 +125,33 @@ def prune(
         seconds=time.perf_counter() - begun,
         latency=latency,
         error=error,
+        scales=shrunk.scales,
     )
 
 
-def _checked(model: nn.Module, net: Structure, keep: Tensor, small: nn.Module) -> float:
+def _shrunk(
+    model: nn.Module,
+    widths: Widths,
+    limits: Limits,
+    budget: Budget,
+    allocation: str,
+    round_to: int | None,
+    how: str,
+) -> tuple[Tensor, structure.Shrunk, dict[str, float] | None]:
+    """What stays, the smaller network, and its latency where the budget asks for one."""
+    if budget.latency is not None:
+        return within_latency(model, widths, limits, budget.latency, allocation, round_to, how)
+    keep = widths.mask(allocate(widths, limits, allocation, round_to=round_to))
+    return keep, structure.shrink(model, widths.net, keep, how=how), None
+
+
+def _checked(model: nn.Module, net: Structure, keep: Tensor, shrunk: structure.Shrunk) -> float:
     """The numeric error of a surgery.
 
     Raises:
         StructureError: if it is more than rounding.
     """
-    error = structure.check(model, net, keep, small).error
+    error = structure.check(model, net, keep, shrunk.model, scales=shrunk.scales, kept=shrunk.kept).error
     if not error <= _TOLERANCE:
         raise StructureError(
             f"the smaller {net.name} differs from the masked dense network by {error:.2g}",

@@ -16,6 +16,7 @@ from netwright.pruning.limits import Limits
 from netwright.pruning.widths import Widths
 from netwright.quantization import export_onnx
 from netwright.structure import Budget, Limit, Shrunk
+from netwright.structure.onnx import OnnxNetwork
 
 #: Networks that are built and measured at most.
 _TRIES = 6
@@ -30,6 +31,7 @@ def within_latency(
     limit: Limit,
     allocation: str,
     round_to: int | None,
+    how: str = "auto",
 ) -> tuple[Tensor, Shrunk, dict[str, float]]:
     """Find a network whose measured time for one example is within a limit.
 
@@ -43,6 +45,7 @@ def within_latency(
         limit: The latency.
         allocation: A registered name.
         round_to: See `netwright.pruning.allocation.allocate`.
+        how: See `netwright.structure.shrink`.
 
     Returns:
         The keep mask, the smaller network, and its and the dense network's milliseconds.
@@ -51,9 +54,10 @@ def within_latency(
         BudgetError: if the smallest network that was found is slower; names its time.
     """
     net = widths.net
-    example = _one(net.inputs, net.batch)
+    fixed = isinstance(model, OnnxNetwork) and not model.open_batch
+    example = _one(net.inputs, 1 if fixed else net.batch)
     with tempfile.TemporaryDirectory(prefix="netwright-latency-") as folder:
-        dense = export_onnx(model, example, Path(folder) / "dense.onnx", verify=False).path
+        dense = _file(model, example, Path(folder) / "dense.onnx")
 
         def measure(share: float) -> _Try | None:
             try:
@@ -61,8 +65,8 @@ def within_latency(
             except BudgetError:
                 return None
             keep = widths.mask(counts)
-            shrunk = structure.shrink(model, net, keep)
-            file = export_onnx(shrunk.model, example, Path(folder) / "small.onnx", verify=False).path
+            shrunk = structure.shrink(model, net, keep, how=how)
+            file = _file(shrunk.model, example, Path(folder) / "small.onnx")
             found = latencies(
                 {"before": dense, "after": file}, example, baseline="before", min_seconds=0.3, min_runs=20
             )
@@ -120,6 +124,13 @@ class _Try:
     def result(self) -> tuple[Tensor, Shrunk, dict[str, float]]:
         """What the caller wants."""
         return self.keep, self.shrunk, {"before": self.before, "after": self.milliseconds}
+
+
+def _file(model: nn.Module, example: Any, path: Path) -> Path:
+    """The network as an ONNX file."""
+    if isinstance(model, OnnxNetwork):
+        return model.save(path)
+    return export_onnx(model, example, path, verify=False).path
 
 
 def _text(limit: Limit) -> str:

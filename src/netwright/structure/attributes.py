@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from itertools import combinations, product
 from typing import Any
 
 from torch import nn
@@ -16,6 +18,16 @@ Attributes = dict[str, dict[str, Any]]
 #: Attributes that are sizes of something else than an axis.
 _SKIP = frozenset(
     "kernel_size stride padding dilation output_padding num_groups num_layers training eps momentum".split()
+)
+
+#: Layers whose sizes their own parameters decide, and the attributes that hold those.
+_STANDARD = (
+    nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm,
+    nn.Embedding, nn.RNNBase,
+)  # fmt: skip
+_TYPED = frozenset(
+    "in_channels out_channels groups in_features out_features num_features normalized_shape num_channels"
+    " embedding_dim num_embeddings input_size hidden_size".split()
 )
 
 
@@ -68,65 +80,150 @@ def _convolution(module: Any, first: int, second: int) -> dict[str, Any]:
     return {"in_channels": second * groups, "out_channels": first, "groups": groups}
 
 
-def generic_attributes(
-    model: nn.Module, net: Structure, predicted: list[tuple[int, ...]], variant: str
-) -> Attributes:
-    """Integers, and tuples of them, that hold an old size of the tensors a module handles."""
-    pairs: dict[str, dict[int, set[int]]] = {}
+class Choices:
+    """What the attributes that may hold a size could hold in the smaller network.
+
+    A module handles tensors; an integer attribute that equals one of their old sizes probably is that size.
+    Where the same number is two sizes, or a size and something else, several values are possible: the first
+    is taken until a trial run of the small network stops in that module, then the others are tried.
+
+    Args:
+        model: The dense network.
+        net: Its structure.
+        predicted: Shape of every tensor of the first recording after the surgery.
+        typed: Sizes of standard layers, which are no guesses.
+    """
+
+    def __init__(
+        self, model: nn.Module, net: Structure, predicted: list[tuple[int, ...]], typed: Attributes
+    ) -> None:
+        self.typed = typed
+        self.kinds = {path: type(module) for path, module in model.named_modules()}
+        self.options: dict[str, dict[str, list[Any]]] = {}
+        self.chosen: dict[str, dict[str, int]] = {}
+        self._tried: set[tuple[tuple[str, str, int], ...]] = set()
+        sizes, splits = _handled(net, predicted)
+        for path, module in model.named_modules():
+            found = _options(module, sizes.get(path, {}), splits.get(path, {}), typed.get(path, {}))
+            if found:
+                self.options[path] = found
+                self.chosen[path] = dict.fromkeys(found, 0)
+
+    def attributes(self) -> Attributes:
+        """The values chosen now, where they differ from those of the dense network."""
+        out: Attributes = {}
+        for path, options in self.options.items():
+            for name, values in options.items():
+                if values[self.chosen[path][name]] != values[-1]:  # the last is the dense value
+                    out.setdefault(path, {})[name] = values[self.chosen[path][name]]
+        for path, values in self.typed.items():
+            out[path] = {**out.get(path, {}), **values}
+        return out
+
+    def alternatives(self, path: str) -> Iterator[dict[str, dict[str, int]]]:
+        """Other choices for a module that failed, and for those that it is a part of.
+
+        Modules of one class change together first, then the module alone; few changes come before many.
+
+        Args:
+            path: The module in which a trial run stopped.
+        """
+        while True:
+            if path in self.options:
+                for change in self._combinations(path):
+                    alike = [p for p in self.options if self.kinds[p] is self.kinds[path]]
+                    for group in (alike, [path]) if len(alike) > 1 else ([path],):
+                        trial = self._with(group, change)
+                        key = tuple((p, n, i) for p, names in trial.items() for n, i in names.items())
+                        if key not in self._tried:
+                            self._tried.add(key)
+                            yield trial
+            if not path:
+                return
+            path = path.rpartition(".")[0]
+
+    def _combinations(self, path: str) -> Iterator[dict[str, int]]:
+        options, chosen = self.options[path], self.chosen[path]
+        names = [n for n in options if len(options[n]) > 1]
+        for count in range(1, min(3, len(names)) + 1):
+            for picked in combinations(names, count):
+                ranges = [[i for i in range(len(options[n])) if i != chosen[n]] for n in picked]
+                for indices in product(*ranges):
+                    yield dict(zip(picked, indices, strict=True))
+
+    def _with(self, paths: list[str], change: dict[str, int]) -> dict[str, dict[str, int]]:
+        trial = {p: dict(names) for p, names in self.chosen.items()}
+        for path in paths:
+            for name, index in change.items():
+                if name in trial[path]:
+                    trial[path][name] = min(index, len(self.options[path][name]) - 1)
+        return trial
+
+
+Sizes = dict[int, Counter[int]]
+Splits = dict[tuple[int, ...], tuple[int, ...]]
+
+
+def _handled(net: Structure, predicted: list[tuple[int, ...]]) -> tuple[dict[str, Sizes], dict[str, Splits]]:
+    """By module: what became of every size among its tensors, and of every list of split sizes."""
     recording = net.recording
-    splits: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = {}
-    for node in net.recording.nodes:
+    sizes: dict[str, Sizes] = {}
+    splits: dict[str, Splits] = {}
+
+    def note(path: str, number: int) -> None:
+        found = sizes.setdefault(path, {})
+        for old, new in zip(recording.shapes[number], predicted[number], strict=True):
+            if old > 1:
+                found.setdefault(old, Counter())[new] += 1
+
+    for node in recording.nodes:
         if node.op == "split_with_sizes":
             dim = node.args[2] if len(node.args) > 2 else 0
             widths = tuple([predicted[number][dim] for number in node.outputs])
             splits.setdefault(node.module, {})[tuple(node.args[1])] = widths
-        found = pairs.setdefault(node.module, {})
         for number in node.outputs if node.op in VIEWS else node.outputs[:1]:  # a split has many
             if number >= 0:
-                for old, new in zip(recording.shapes[number], predicted[number], strict=True):
-                    found.setdefault(old, set()).add(new)
+                note(node.module, number)
     for name, number in recording.parameters.items():
-        found = pairs.setdefault(name.rpartition(".")[0], {})
-        for old, new in zip(recording.shapes[number], predicted[number], strict=True):
-            found.setdefault(old, set()).add(new)
-    out: Attributes = {}
-    for path, module in model.named_modules():
-        sizes = pairs.get(path, {})
-        change = {
-            old: next(iter(new - {old}))
-            for old, new in sizes.items()
-            if old > 1 and len(new - {old}) == 1 and (variant == "all" or len(new) == 1)
-        }
-        parts = splits.get(path, {})
-        if not change and not parts:
+        note(name.rpartition(".")[0], number)
+    return sizes, splits
+
+
+def _options(module: nn.Module, sizes: Sizes, splits: Splits, typed: dict[str, Any]) -> dict[str, list[Any]]:
+    """Attribute -> values that it may hold in the smaller network: the likeliest first, its own last."""
+    changing = {old for old, new in sizes.items() if set(new) != {old}}
+    standard = isinstance(module, _STANDARD)
+    if not changing and not splits:
+        return {}
+    found: dict[str, list[Any]] = {}
+    for name, value in vars(module).items():
+        if name in _SKIP or name.startswith("_") or name in typed or (standard and name in _TYPED):
             continue
-        values = {}
-        for name, value in vars(module).items():
-            if name in _SKIP or name.startswith("_") or not isinstance(value, (int, list, tuple)):
-                continue
-            now = _changed(value, change, parts)
-            if now != value:
-                values[name] = now
-        if values:
-            out[path] = values
-    return out
+        options: list[Any] = []
+        if type(value) is int and value in changing:
+            options = _ranked(sizes[value], value)
+        elif type(value) in (list, tuple) and value and all(type(v) is int for v in value):
+            parts = splits.get(tuple(value))
+            each = [_ranked(sizes[v], v) if v in changing else [v] for v in value]
+            options = [list(parts)] if parts else []
+            options += [
+                [e[0] for e in each],
+                [next((c for c in e if c != v), v) for e, v in zip(each, value)],
+            ]
+            options = [type(value)(o) for o in options]
+        if options and any(o != value for o in options):
+            unique: list[Any] = []
+            for option in [*options, value]:
+                if option not in unique:
+                    unique.append(option)
+            if unique[0] == value:  # its own value comes last, and is what is tried first where it also stays
+                found[name] = [value, *unique[1:], value]
+            else:
+                found[name] = unique
+    return found
 
 
-def _changed(value: Any, change: dict[int, int], parts: dict[tuple[int, ...], tuple[int, ...]]) -> Any:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return change.get(value, value)
-    if isinstance(value, (list, tuple)) and value and all(type(v) is int for v in value):
-        if type(value) not in (list, tuple):
-            return value
-        return type(value)(parts.get(tuple(value), [change.get(v, v) for v in value]))
-    return value
-
-
-def merge_attributes(typed: Attributes, generic: Attributes) -> Attributes:
-    """Typed sizes win over guesses; attributes of typed modules that are no size of theirs are left alone."""
-    out = {path: dict(values) for path, values in generic.items()}
-    for path, values in typed.items():
-        out[path] = {**out.get(path, {}), **values}
-    return out
+def _ranked(new: Counter[int], old: int) -> list[int]:
+    """The values that a size became: its own first where something of that size stays."""
+    others = [n for n, _ in new.most_common() if n != old]
+    return [old, *others] if old in new else [*others, old]

@@ -7,17 +7,20 @@ the statistics of what stays, which is what the smaller network does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from netwright.errors import StructureError
 from netwright.structure.labels import Labels
 from netwright.structure.record import Node, Ref, deep_copy, plain_kernels, record_values
+from netwright.structure.scales import Scales, fit_scales
+from netwright.structure.sizes import scale, take
 
 if TYPE_CHECKING:
     from netwright.structure.tracing import Structure
@@ -38,7 +41,14 @@ class Check:
 
 
 def check(
-    model: nn.Module, net: Structure, keep: Tensor, small: nn.Module, *, dtype: torch.dtype = torch.float64
+    model: nn.Module,
+    net: Structure,
+    keep: Tensor,
+    small: nn.Module,
+    *,
+    dtype: torch.dtype = torch.float64,
+    scales: Scales | None = None,
+    kept: Mapping[str, dict[int, Tensor]] | None = None,
 ) -> Check:
     """Compare a smaller network with its definition, in eval mode on the CPU.
 
@@ -48,6 +58,9 @@ def check(
         keep: (count,) bool, True where a class stays.
         small: The smaller network; it is not touched.
         dtype: Precision of the comparison.
+        scales: Factors that the surgery put into parameters, as in `Shrunk`; they are applied once more in
+            this precision, so that their rounding does not count.
+        kept: Index maps of the surgery, where there are scales.
 
     Raises:
         StructureError: if the real recording cannot be labelled as the structure says.
@@ -58,7 +71,7 @@ def check(
 
     inputs = net.inputs.map(cast)
     dense = deep_copy(model).cpu().to(dtype).eval()
-    with plain_kernels():
+    with plain_kernels(), _Precision(dtype):
         recording, values = record_values(dense, inputs)
         labels = Labels(heads=net.heads, given=net.layers, units=net.count)
         traced = labels.walk(recording)
@@ -66,13 +79,60 @@ def check(
         stays = _resolve(labels, stays, net.count)
         outputs, plain = _replay(recording, values, traced.table, stays)
         with torch.no_grad():
-            got = inputs.call(deep_copy(small).cpu().to(dtype).eval())
+            twin = deep_copy(small).cpu().to(dtype).eval()
+            _rescale(dense, twin, scales or {}, kept or {})
+            got = inputs.call(twin)
     found = [x for x in pytree.tree_leaves(got) if isinstance(x, Tensor)]
     if len(found) != len(outputs):
         raise StructureError(
             f"the smaller network returns {len(found)} tensors, the dense one {len(outputs)}"
         )
     return Check(_largest(found, outputs), _largest(plain, outputs))
+
+
+class _Precision(TorchDispatchMode):
+    """Compute in one precision what a network computes in single precision whatever its own is.
+
+    Rotary tables, softmax and norms are often cast to float32; the comparison would see their rounding.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __enter__(self) -> Any:
+        self._default = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        torch.set_default_dtype(self._default)
+        super().__exit__(*error)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        asked = kwargs.get("dtype")
+        if asked is not None and asked.is_floating_point and asked.itemsize < self.dtype.itemsize:
+            kwargs["dtype"] = self.dtype
+        return func(*args, **kwargs)
+
+
+def _rescale(
+    dense: nn.Module, small: nn.Module, scales: Scales, kept: Mapping[str, dict[int, Tensor]]
+) -> None:
+    """Put the scaled parameters in again without the rounding of the small network's own precision.
+
+    Raises:
+        StructureError: if a parameter is not what it was scaled to.
+    """
+    theirs = {**dict(small.named_parameters()), **dict(small.named_buffers())}
+    ours = {**dict(dense.named_parameters()), **dict(dense.named_buffers())}
+    for name, dims in fit_scales(scales, dict(kept)).items():
+        exact = scale(take(ours[name].detach(), kept.get(name, {})), dims)
+        rounding = 1e-2 * float(exact.abs().max())  # of the coarsest precision, bfloat16
+        if float((exact - theirs[name]).abs().max()) > rounding:
+            raise StructureError(f"{name} is not what the surgery scaled it to")
+        theirs[name].data.copy_(exact)
 
 
 def _resolve(labels: Labels, stays: Tensor, count: int) -> Tensor:

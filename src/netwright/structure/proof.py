@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from netwright.structure.cost import VIEWS
@@ -39,11 +40,13 @@ class Mismatch:
         what: The difference, in words.
         op: The operator.
         module: Path of the module that called it.
+        position: How many operators ran before it.
     """
 
     what: str
     op: str
     module: str
+    position: int = 0
 
     def __str__(self) -> str:
         where = f" (operator {self.op} in {self.module or 'the model itself'})" if self.op else ""
@@ -58,6 +61,7 @@ def prove(
     keep: Tensor,
     kept: Mapping[str, Mapping[int, Tensor]],
     order: Order | None = None,
+    factors: bool = True,
 ) -> Mismatch | None:
     """The first difference, or None when the surgery is right.
 
@@ -69,35 +73,114 @@ def prove(
         keep: (count,) bool, True where a class stays.
         kept: What stayed, by parameter.
         order: What is where along a dimension, when it is not simply what stays.
+        factors: Whether numbers in the code that follow a size count (see `changed_factors`).
     """
-    return _operators(run, small, predicted) or _labels(net, run, small, predicted, keep, kept, order)
+    found = _operators(run, small, predicted) or _labels(net, run, small, predicted, keep, kept, order)
+    if found is None and factors:
+        for factor in changed_factors(run, small):
+            return Mismatch(factor.what, factor.dense.op, factor.dense.module)
+    return found
 
 
-def _operators(run: Traced, small: Recording, predicted: list[tuple[int, ...]]) -> Mismatch | None:
-    dense = run.recording
-    ours, theirs = _computing(dense), _computing(small)
-    for a, b in zip(ours, theirs, strict=False):
+def _operators(
+    run: Traced, small: Recording, predicted: list[tuple[int, ...]], whole: bool = True
+) -> Mismatch | None:
+    """The first operator or shape that is not as predicted; of a pass that stopped, of what ran of it."""
+    ours, theirs = computing(run.recording), computing(small)
+    counted = _counted(run)
+    for position, (a, b) in enumerate(zip(ours, theirs, strict=False)):
         if a.op != b.op:
-            return Mismatch(f"{b.op} runs where {a.op} ran", a.op, a.module)
+            return Mismatch(f"{b.op} runs where {a.op} ran", a.op, a.module, position)
         for x, y in list(zip(a.outputs, b.outputs, strict=False))[:_PRIMARY]:
             if x < 0 or y < 0 or x in run.uniform:
                 continue
-            free = dense.broadcast.get(x, frozenset())
+            free = _free(run, counted, x)
             want, got = predicted[x], small.shapes[y]
             if len(want) != len(got) or any(
                 m != n for d, (m, n) in enumerate(zip(want, got, strict=True)) if d not in free
             ):
-                return Mismatch(f"the shape is {got} where {want} is right", a.op, a.module)
-        for s, t in zip(_floats(a), _floats(b), strict=False):
-            if s != t and not (s != s and t != t):
-                return Mismatch(f"the factor is {t:.6g} where {s:.6g} is right", a.op, a.module)
-    if len(ours) != len(theirs):
-        return Mismatch(f"{len(theirs)} operators run where {len(ours)} ran", "", "")
+                return Mismatch(f"the shape is {got} where {want} is right", a.op, a.module, position)
+    if whole and len(ours) != len(theirs):
+        return Mismatch(
+            f"{len(theirs)} operators run where {len(ours)} ran", "", "", min(len(ours), len(theirs))
+        )
     return None
 
 
-def _computing(recording: Recording) -> list[Node]:
-    """The operators that compute. Whether a reshape copies depends on sizes of 1: copies do not count."""
+#: Operators whose values decide about sizes, which another network's values decide otherwise.
+_COUNTING = frozenset("nonzero masked_select _unique2 unique_dim unique_consecutive".split())
+
+
+def _counted(run: Traced) -> set[int]:
+    """Tensors with a dimension whose size may come from values (how many tokens an expert is given)."""
+    recording = run.recording
+    found: set[int] = set()
+    for node in recording.nodes if recording.real else ():
+        masked = node.op == "index" and any(
+            recording.dtypes[i] in (torch.bool, torch.uint8) for i in node.inputs[1:]
+        )
+        if masked or node.op in _COUNTING or any(i in found for i in node.inputs):
+            found.update(o for o in node.outputs if o not in node.inputs)  # what was written keeps its size
+    return found
+
+
+def _free(run: Traced, counted: set[int], number: int) -> frozenset[int]:
+    """Dimensions whose size is not predicted: expanded ones, and those that values decide."""
+    free = run.recording.broadcast.get(number, frozenset())
+    if number not in counted:
+        return free
+    labelled = {d for layer in run.table[number] for d in varying(layer)}
+    return free | (frozenset(range(len(run.recording.shapes[number]))) - labelled)
+
+
+def progress(run: Traced, small: Recording, predicted: list[tuple[int, ...]]) -> Mismatch | None:
+    """The first difference in as much of a forward pass as ran, labels and factors aside.
+
+    Args:
+        run: The dense recording.
+        small: A recording that may have stopped on the way.
+        predicted: Shape of every tensor of the dense recording after the surgery.
+    """
+    return _operators(run, small, predicted, whole=False)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A number in the code that follows a size, and so differs in the small network.
+
+    Attributes:
+        dense: The operator call in the dense recording.
+        want: The number there.
+        got: The number in the small network.
+    """
+
+    dense: Node
+    want: float
+    got: float
+
+    @property
+    def what(self) -> str:
+        """The difference, in words."""
+        return f"the factor is {self.got:.6g} where {self.want:.6g} is right"
+
+
+def changed_factors(run: Traced, small: Recording) -> list[Factor]:
+    """Floating-point arguments (a softmax temperature, an epsilon) that differ between two recordings.
+
+    Args:
+        run: The dense recording.
+        small: That of the small network, of the same operators.
+    """
+    found = []
+    for a, b in zip(computing(run.recording), computing(small), strict=True):
+        for s, t in zip(_floats(a), _floats(b), strict=False):
+            if s != t and not (s != s and t != t):
+                found.append(Factor(a, s, t))
+    return found
+
+
+def computing(recording: Recording) -> list[Node]:
+    """The operators of a recording that compute. Whether a reshape copies depends on sizes of 1: copies do not count."""
     return [n for n in recording.nodes if n.op not in VIEWS and n.op != "clone"]
 
 
@@ -169,12 +252,12 @@ def _inputs(
     A slice with a fixed bound takes other channels once some before it went; where their number and all
     shapes agree, only the labels tell.
     """
-    dense = run.recording
-    for a, b in zip(_computing(dense), _computing(small.recording), strict=True):
+    counted = _counted(run)
+    for a, b in zip(computing(run.recording), computing(small.recording), strict=True):
         for x, y in zip(a.inputs, b.inputs, strict=False):
             if x in run.uniform or y in small.uniform:
                 continue
-            free = dense.broadcast.get(x, frozenset())
+            free = _free(run, counted, x)
             sizes = zip(predicted[x], small.recording.shapes[y], strict=False)
             if any(m != n for d, (m, n) in enumerate(sizes) if d not in free):
                 got, want = small.recording.shapes[y], predicted[x]
@@ -184,7 +267,9 @@ def _inputs(
                 dims = varying(layer)
                 want_units = layer.reshape(-1)[_stays(layer, mapped, keep, order)]
                 there = [seen.reshape(-1) for seen in small.table[y] if varying(seen) == dims]
-                if there and not any(_same(seen, want_units, component) for seen in there):
+                loose = net.partition.shuffled and order is None
+                same = _same_set if loose else _same
+                if there and not any(same(seen, want_units, component) for seen in there):
                     return Mismatch("it sees other units than in the dense network", a.op, a.module)
     return None
 
@@ -197,6 +282,14 @@ def _stays(layer: Tensor, layers: list[Tensor], keep: Tensor, order: Order | Non
     for other in layers:  # an element stays iff it does in every layer
         stays = stays & keep[other].reshape(-1) if varying(other) == varying(layer) else stays
     return stays
+
+
+def _same_set(seen: Tensor, want: Tensor, component: np.ndarray[Any, np.dtype[np.int64]]) -> bool:
+    """Whether two rows of units are the same in any order: that they meet the same is what the ties tell."""
+    if seen.shape != want.shape:
+        return False
+    x, y = component[seen.numpy()], component[want.numpy()]
+    return bool((np.sort(x) == np.sort(y)).all())
 
 
 def _same(seen: Tensor, want: Tensor, component: np.ndarray[Any, np.dtype[np.int64]]) -> bool:

@@ -334,7 +334,14 @@ class Attempt:
     module: str = ""
 
 
-def try_record(model: nn.Module, inputs: Inputs, *, training: bool = False, real: bool = False) -> Attempt:
+def try_record(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    training: bool = False,
+    real: bool = False,
+    twin: nn.Module | None = None,
+) -> Attempt:
     """Record one forward pass as far as it goes.
 
     Args:
@@ -342,8 +349,9 @@ def try_record(model: nn.Module, inputs: Inputs, *, training: bool = False, real
         inputs: The example inputs.
         training: Record in training mode.
         real: Use real values.
+        twin: A clone of the model to run instead of a new one; what its forward stores stays in it.
     """
-    twin = clone(model, None if real else "meta").train(training)
+    twin = (clone(model, None if real else "meta") if twin is None else twin).train(training)
     inputs = inputs.map(lambda x: x.detach().clone()) if real else to_meta(inputs)
     recorder = _Recorder(Recording(real=real, training=training))
     try:

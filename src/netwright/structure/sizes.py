@@ -231,6 +231,8 @@ def take(tensor: Tensor, kept: dict[int, Tensor]) -> Tensor:
     Returns:
         A new tensor.
     """
+    if not kept:
+        return tensor.clone()
     rows = kept.get(0)
     size = tensor.shape[0]
     out = tensor.index_select(0, rows.to(tensor.device)) if rows is not None else tensor

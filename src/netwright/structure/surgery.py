@@ -9,20 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from netwright.errors import ModelError, StructureError, UsageError
+from netwright.errors import StructureError, UsageError
 from netwright.structure.attention import adopt_attention
-from netwright.structure.attributes import Attributes, generic_attributes, merge_attributes, typed_attributes
-from netwright.structure.proof import Mismatch, Order, prove
-from netwright.structure.record import deep_copy, record
+from netwright.structure.attributes import Attributes, typed_attributes
+from netwright.structure.fitting import fit
+from netwright.structure.graph import GraphNetwork
+from netwright.structure.graph_surgery import by_graph
+from netwright.structure.proof import Mismatch, Order
+from netwright.structure.record import deep_copy
+from netwright.structure.scales import Scales, fit_scales
 from netwright.structure.sizes import index_maps, scale, shapes_of, take
+from netwright.structure.solve import Axis
+from netwright.structure.sources import why
 from netwright.structure.tracing import Structure
 
 Kept = dict[str, dict[int, Tensor]]
+#: How a surgery may be done.
+HOW = ("auto", "in place", "graph")
 
 
 @dataclass(frozen=True)
@@ -35,8 +43,10 @@ class Shrunk:
             dimension 0 keep different ones.
         attributes: Module path -> {attribute: value} that were rewritten.
         adopted: Paths of `nn.MultiheadAttention` modules that became `ShapedAttention`.
-        how: "in place": the user's own classes.
+        how: "in place": the user's own classes; "graph": a `GraphNetwork` with the same parameter names.
         notes: What a reader should know, one line each.
+        scales: Parameter -> {dimension: factors of the dense network's indices}: what undoes numbers that
+            the code computes from a size (see `netwright.structure.scales`).
     """
 
     model: nn.Module
@@ -45,22 +55,26 @@ class Shrunk:
     adopted: list[str] = field(default_factory=list)
     how: str = "in place"
     notes: list[str] = field(default_factory=list)
+    scales: Scales = field(default_factory=dict)
 
 
-def shrink(model: nn.Module, net: Structure, keep: Tensor) -> Shrunk:
+def shrink(model: nn.Module, net: Structure, keep: Tensor, *, how: str = "auto") -> Shrunk:
     """Remove what does not stay.
 
     Args:
         model: The model that was traced; it is not touched.
         net: Its structure.
         keep: (count,) bool, True where a class stays.
+        how: "in place" keeps the user's own classes; "graph" rewrites the exported graph; "auto" takes the
+            graph where the user's code cannot hold the new sizes.
 
     Raises:
         UsageError: if the mask has another length, or drops a frozen class or a whole axis.
-        StructureError: if the module's Python code cannot take the new sizes; names operator and module.
+        StructureError: if neither the module's Python code nor its graph can take the new sizes; names
+            operator and module.
     """
     _check_mask(net, keep)
-    return carry_out(model, net, Change(index_maps(net.layers, keep), keep))
+    return carry_out(model, net, Change(index_maps(net.layers, keep), keep), how)
 
 
 @dataclass(frozen=True)
@@ -81,46 +95,66 @@ class Change:
     factors: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
 
 
-def carry_out(model: nn.Module, net: Structure, change: Change) -> Shrunk:
+@runtime_checkable
+class Rebuilds(Protocol):
+    """A model that is no Python code but a graph, and knows itself how to take other sizes."""
+
+    def carry_out(self, net: Structure, change: Change) -> Shrunk:
+        """As the function of that name."""
+
+
+def carry_out(model: nn.Module, net: Structure, change: Change, how: str = "auto") -> Shrunk:
     """Rebuild a module around changed parameters, and prove it.
 
     Args:
         model: The model that was traced; it is not touched.
         net: Its structure.
         change: What becomes of every parameter.
+        how: As in `shrink`.
 
     Raises:
-        StructureError: if the module's Python code cannot take the new sizes; names operator and module.
+        UsageError: if `how` is not known.
+        StructureError: if neither the module's Python code nor its graph can take the new sizes; names
+            operator and module.
     """
+    if how not in HOW:
+        raise UsageError(f"how={how!r} is not known", f"choose from {', '.join(HOW)}")
+    if isinstance(model, Rebuilds):
+        return model.carry_out(net, change)
     kept, keep = change.kept, change.times
     if not kept:
         return Shrunk(deep_copy(model), {})
+    if how == "graph" or (how == "auto" and isinstance(model, GraphNetwork)):
+        return Shrunk(*by_graph(model, net, change, None))
     adopted = _attention_touched(model, kept)
     typed = dict(typed_attributes(model, kept))
     predicted = [shapes_of(run.recording, run.table, net.sizes, keep) for run in net.runs]
-    failure: Mismatch | None = None
-    tried: list[Attributes] = []
-    for variant in ("unambiguous", "all", "none"):
-        attributes = merge_attributes(
-            typed, {} if variant == "none" else generic_attributes(model, net, predicted[0], variant)
+    small = _rebuild(model, kept, typed, adopted, change.factors)
+    fitted = fit(model, small, net, change, predicted, typed)
+    if isinstance(fitted, Mismatch):
+        if how == "auto":
+            return Shrunk(*by_graph(model, net, change, fitted))
+        raise StructureError(
+            f"{net.name} cannot be shrunk in place: {fitted}",
+            f"leave that part alone with exclude=[{fitted.module!r}]" if fitted.module else None,
         )
-        if attributes in tried:
-            continue
-        tried.append(attributes)
-        small = _rebuild(model, kept, attributes, adopted, change.factors)
-        try:
-            failure = _differs(small, net, change, predicted)
-        except ModelError as error:
-            failure = failure or Mismatch(error.message, "", "")
-            continue
-        if failure is None:
-            notes = [f"{len(adopted)} attention modules take any inner width now"] if adopted else []
-            return Shrunk(small, kept, attributes, adopted, "in place", notes)
-    assert failure is not None
-    raise StructureError(
-        f"{net.name} cannot be shrunk in place: {failure}",
-        f"leave that part alone with exclude=[{failure.module!r}]" if failure.module else None,
-    )
+    kept = fitted.change.kept
+    if fitted.scales or kept is not change.kept:
+        factors = _with_scales(change.factors, fit_scales(fitted.scales, kept))
+        small = _rebuild(model, kept, fitted.attributes, adopted, factors)
+    notes = [f"{len(adopted)} attention modules take any inner width now"] if adopted else []
+    if fitted.scales:
+        notes.append(f"{len(fitted.scales)} parameters hold a factor that the code computes from a size")
+    return Shrunk(small, kept, fitted.attributes, adopted, "in place", notes, fitted.scales)
+
+
+def _with_scales(factors: Mapping[str, Mapping[int, Tensor]], scales: Scales) -> Scales:
+    out = {name: dict(dims) for name, dims in scales.items()}
+    for name, dims in factors.items():
+        for dim, factor in dims.items():
+            mine = out.setdefault(name, {})
+            mine[dim] = mine[dim] * factor if dim in mine else factor
+    return out
 
 
 def replay(
@@ -167,11 +201,17 @@ def _check_mask(net: Structure, keep: Tensor) -> None:
         raise UsageError(f"the keep mask has shape {tuple(keep.shape)}, the network has {net.count} classes")
     if not bool(keep[net.frozen].all()):
         lost = int((net.frozen & ~keep).nonzero()[0])
-        name = next((a.name for a in net.axes if bool((a.cells == lost).any())), "a frozen axis")
+        axis = next((a for a in net.axes if bool((a.cells == lost).any())), None)
+        if axis is None:
+            raise UsageError("class 0 holds what is frozen and cannot go", "set its entry to True")
         raise UsageError(
-            f"{name} is frozen and cannot lose anything", "see `netwright inspect` for the reason"
+            f"{axis.name} is frozen and cannot lose anything: {why(axis)}",
+            "leave its members in the mask, or see `netwright inspect`",
         )
     for axis in net.axes:
+        if axis.coupling is not None:
+            _check_coupled(axis, keep)
+            continue
         counts = keep[axis.cells].sum(dim=1)
         if int(counts.min()) == 0:
             raise UsageError(f"nothing would stay of {axis.name}", "keep at least one of every cell")
@@ -180,6 +220,20 @@ def _check_mask(net: Structure, keep: Tensor) -> None:
                 f"the parts of {axis.name} would keep {int(counts.min())} to {int(counts.max())}",
                 "keep equally many of every cell",
             )
+
+
+def _check_coupled(axis: Axis, keep: Tensor) -> None:
+    assert axis.coupling is not None
+    counts = torch.stack([keep[part].sum() for part in axis.parts]).numpy()
+    if axis.coupling.empty(counts):
+        raise UsageError(f"nothing would stay of a part of {axis.name}", "take the counts of `axis.counts`")
+    wrong = axis.coupling.broken(counts)
+    if wrong is not None:
+        raise UsageError(
+            f"the parts of {axis.name} would keep {', '.join(map(str, counts.tolist()))}, which do not fit "
+            f"together: {wrong}",
+            "take the counts of `axis.counts`",
+        )
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -225,15 +279,3 @@ def _rebuild(
         if isinstance(module, nn.RNNBase):
             module._flat_weights = [getattr(module, n) for n in module._flat_weights_names]
     return small
-
-
-def _differs(
-    small: nn.Module, net: Structure, change: Change, predicted: list[list[tuple[int, ...]]]
-) -> Mismatch | None:
-    """The first difference between the small network and what the labels say, over all recordings."""
-    for run, shapes in zip(net.runs, predicted, strict=True):
-        again = record(small, net.inputs, training=run.recording.training, real=run.recording.real)
-        found = prove(net, run, again, shapes, change.times, change.kept, change.order)
-        if found is not None:
-            return found
-    return None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -254,7 +255,29 @@ def trace(
         notes.append(f"{len(unseen)} parameters are not used by the forward pass: {shown}")
     freezes = [*(extra or []), *_excluded(labels, list(recording.parameters), exclude)]
     partition = Solver(labels, freezes).solve()
+    data = _unmade(labels, partition, recording)
+    if data is not None:
+        partition = Solver(labels, [*freezes, data]).solve()
     return Structure(model, inputs, runs, labels, partition, notes)
+
+
+def _unmade(labels: Labels, partition: Partition, recording: Recording) -> Freeze | None:
+    """Units that no parameter makes: columns of weights that read a table of constants (a buffer)."""
+    read = {(c.name, c.dim_in) for c in _consumers(recording)}
+    names = {number: name for name, number in recording.parameters.items()}
+    buffers = {names[number] for number in recording.buffers}
+    made = np.zeros(partition.count, np.bool_)
+    classes = partition.classes.numpy()
+    for name, dims in labels.parameters.items():
+        if name not in buffers:
+            for dim, layer in dims.items():
+                if (name, dim) not in read:
+                    made[classes[layer.reshape(-1).numpy()]] = True
+    lost = ~made & ~partition.frozen
+    if not lost.any():
+        return None
+    units = torch.from_numpy(np.flatnonzero(lost[classes]))
+    return Freeze(units, "no parameter makes it, only a table of constants", None)
 
 
 def _unseen(recording: Recording) -> list[str]:

@@ -68,12 +68,23 @@ def contract(walk: Walk, a: int, b: int) -> list[Tensor]:
     left, right = walk.layers_of(a), walk.layers_of(b)
     inner_a = [walk.collapse(la, (rank - 2,)) for la in left if la.shape[-1] > 1]
     inner_b = [walk.collapse(la, (rank - 1,)) for la in right if la.shape[-2] > 1]
+    batch_a = [la for la in left if la.shape[-1] == 1 and la.shape[-2] == 1]
+    batch_b = [la for la in right if la.shape[-1] == 1 and la.shape[-2] == 1]
+    if walk.labels.heads == "whole":  # of weights over channels only the heads are known: those are tied below
+        inner_a, inner_b = (
+            [la for la in inner_a if inner_b or not _is_row(la, rank - 1, batch_b)],
+            [la for la in inner_b if inner_a or not _is_row(la, rank - 2, batch_a)],
+        )
     heads = _join(walk, a, b, [la.transpose(-1, -2) for la in inner_a], inner_b)
     out = [la for la in left if la.shape[-1] == 1 and la.shape[-2] > 1]
     out += [la for la in right if la.shape[-2] == 1 and la.shape[-1] > 1]
-    batch_a = [la for la in left if la.shape[-1] == 1 and la.shape[-2] == 1]
-    batch_b = [la for la in right if la.shape[-1] == 1 and la.shape[-2] == 1]
     return _with_batches(walk, out, heads, (batch_a, right, b), (batch_b, left, a))
+
+
+def _is_row(layer: Tensor, contracted: int, batch: list[Tensor]) -> bool:
+    """Whether the other side knows, of what is contracted, which batch entry (head) it belongs to."""
+    outer = tuple(d for d in varying(layer) if d != contracted)
+    return any(varying(other) == outer for other in batch)
 
 
 def _join(walk: Walk, a: int, b: int, left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
