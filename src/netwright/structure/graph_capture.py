@@ -8,6 +8,7 @@ parameters (found by exporting in a second dtype), and the leading dimension of 
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import operator
 import re
@@ -38,10 +39,12 @@ class Captured:
     Attributes:
         program: The graph of the dense network.
         constants: Name -> tensor that the graph reads beside parameters and buffers.
+        dropped: Classes of results that the graph returns None for.
     """
 
     program: Program
     constants: dict[str, Tensor] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
 
 
 def capture(model: nn.Module, inputs: Inputs, *, training: bool = False) -> Captured:
@@ -56,6 +59,7 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool = False) -> Capt
         StructureError: if `torch.export` cannot follow the forward pass; says what it said.
     """
     twin = _twin(model, training)
+    dropped = _drop_objects(twin)
     exported = _export(twin, inputs)
     module = exported.module(check_guards=False)
     graph = _plain_graph(module)
@@ -73,7 +77,7 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool = False) -> Capt
         {i: x for i, x in enumerate(leaves) if not isinstance(x, Tensor)},
         inspect.signature(model.forward),
     )
-    return Captured(program, constants)
+    return Captured(program, constants, sorted(dropped))
 
 
 def _twin(model: nn.Module, training: bool) -> nn.Module:
@@ -84,6 +88,29 @@ def _twin(model: nn.Module, training: bool) -> nn.Module:
     twin = deep_copy(model, memo).train(training)
     adopt_attention(twin)
     return twin
+
+
+def _drop_objects(twin: nn.Module) -> set[str]:
+    """Have a forward pass return None where it returns an object that a graph cannot make, such as a cache.
+
+    Returns:
+        A set that receives the names of their classes when the pass runs.
+    """
+    forward = twin.forward
+    dropped: set[str] = set()
+
+    def plain(value: Any) -> Any:
+        if value is None or isinstance(value, (Tensor, int, float, str, torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return value
+        dropped.add(type(value).__name__)
+        return None
+
+    @functools.wraps(forward)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return pytree.tree_map(plain, forward(*args, **kwargs))
+
+    twin.forward = wrapped  # type: ignore[method-assign]
+    return dropped
 
 
 def _dtype_of(model: nn.Module) -> torch.dtype:
@@ -306,6 +333,7 @@ def _in_dtype(model: nn.Module, inputs: Inputs, dtype: torch.dtype, training: bo
     for device in ("meta", None):
         twin = clone(model, device).train(training).to(dtype)
         adopt_attention(twin)
+        _drop_objects(twin)
         given = (to_meta(inputs) if device else inputs).map(lambda x: x.to(dtype) if x.is_floating_point() else x)
         try:
             graph = _plain_graph(_export(twin, given).module(check_guards=False))

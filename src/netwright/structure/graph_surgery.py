@@ -134,6 +134,8 @@ def through_graph(
     fixed = [s for s in captured.program.shapes if s and s[0] is not None]
     if len(fixed) == sum(s is not None for s in captured.program.shapes):
         notes.append(f"its batch size is fixed at {fixed[0][0]}" if fixed else "it takes no tensor")
+    if captured.dropped:
+        notes.append(f"it returns None where the network returned a {' or '.join(captured.dropped)}")
     passes = {"program": captured}
     try:
         other = _training_pass(model, inputs, captured)

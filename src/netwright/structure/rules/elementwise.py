@@ -42,10 +42,23 @@ def elementwise(walk: Walk, node: Node) -> list[list[Tensor]]:
         walk.uniform.add(out)  # independent noise (a dropout mask) takes the size of what it meets, too
     else:
         walk.uniform.discard(out)  # an in-place operator may have written into a uniform tensor
+        if out not in operands:
+            _note_constant_dims(walk, operands, out)
     if out in node.inputs:
         walk.write(out, merged)
     # A dropout mask, a second output, is met by nothing but the dropout itself.
     return [merged] + [list(merged) for _ in node.outputs[1:]]
+
+
+def _note_constant_dims(walk: Walk, operands: list[int], out: int) -> None:
+    """Along a dimension that only uniform operands give its size, the result is as good as expanded."""
+    shape = walk.shape(out)
+    sized = {o: _effective(walk, o, len(shape)) for o in operands if o not in walk.uniform}
+    if len(sized) < len(operands):
+        free = {d for d, n in enumerate(shape) if n > 1 and all(size[d] == 1 for size in sized.values())}
+        if free:
+            known = walk.recording.broadcast.get(out, frozenset())
+            walk.recording.broadcast[out] = known | free
 
 
 def merge(walk: Walk, operands: list[int], shape: tuple[int, ...]) -> list[Tensor]:
