@@ -4,7 +4,8 @@ Each network is traced, a random permutation of every axis that can change is ca
 every axis that allows it is repeated twice, and (on the axes that take any number) half of the members are
 repeated once more with unequal shares. Outputs are compared with the given network's in float64; networks of
 more than `--exact` million parameters in float32. Where widening all axes at once fails, the axes that fail
-are found by halving. What is constant after construction is randomised first, so that no comparison is vacuous.
+are found by halving. What is constant after construction is randomised first, so that no comparison is
+vacuous.
 
     python benchmarks/index_maps.py [--set NAME ...] [--only GLOB] [--json FILE]
 """

@@ -1,29 +1,51 @@
 """The ground floor: recorded operators, tied axes, exact surgery, costs and budgets of any network."""
 
 from netwright.structure.attention import ShapedAttention
+from netwright.structure.branches import Branch, branches
 from netwright.structure.budget import Budget, Limit
 from netwright.structure.check import Check, check
 from netwright.structure.cost import Cost, Operator
+from netwright.structure.depth import Deepened, Skip, Zero, drop, insert
 from netwright.structure.inputs import Inputs
+from netwright.structure.maps import IndexMap, interchangeable, sort_by
+from netwright.structure.multiplicity import Repeatable, repeatable
+from netwright.structure.remap import Remapped, permute, remap, widen, wider
 from netwright.structure.solve import Axis
 from netwright.structure.surgery import Shrunk, replay, shrink
 from netwright.structure.tracing import Consumer, Member, Structure, trace
 
 __all__ = [
     "Axis",
+    "Branch",
     "Budget",
     "Check",
     "Consumer",
     "Cost",
+    "Deepened",
+    "IndexMap",
     "Inputs",
     "Limit",
     "Member",
     "Operator",
+    "Remapped",
+    "Repeatable",
     "ShapedAttention",
     "Shrunk",
+    "Skip",
     "Structure",
+    "Zero",
+    "branches",
     "check",
+    "drop",
+    "insert",
+    "interchangeable",
+    "permute",
+    "remap",
+    "repeatable",
     "replay",
     "shrink",
+    "sort_by",
     "trace",
+    "widen",
+    "wider",
 ]

@@ -2,8 +2,8 @@
 
 ``stream + branch(stream)`` is found in the operators, whatever the Python that wrote it: a sum of two tensors
 of one shape, of which one is computed from the other (or from what the other was before further branches
-were added to it), and by operators that nothing else needs. A *block* is a module that returns its own input once
-its branches are zero.
+were added to it), and by operators that nothing else needs. A *block* is a module that returns its own input
+once its branches are zero.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from netwright.structure.tracing import Structure
 _PASSES = VIEWS | {"clone", "_to_copy", "dropout", "native_dropout", "mul", "div"}
 #: Operators that leave the elements and their order alone.
 _SAME_ORDER = frozenset(
-    "view _unsafe_view reshape _reshape_alias squeeze unsqueeze flatten unflatten clone alias detach contiguous"
-    " lift_fresh".split()
+    "view _unsafe_view reshape _reshape_alias squeeze unsqueeze flatten unflatten clone alias detach"
+    " contiguous lift_fresh".split()
 )
 _POSITIVE = frozenset({"relu", "sigmoid", "hardsigmoid", "_softmax", "_safe_softmax", "exp", "abs", "square"})
 _KEEPS_RANGE = frozenset(

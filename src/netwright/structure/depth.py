@@ -431,7 +431,7 @@ def _free(parent: nn.Module, name: str) -> str:
 
 
 def _unfuse(model: nn.Module, planned: Iterable[str]) -> None:
-    """Keep PyTorch's fused encoder layer, which reads its parts' weights itself, from running without them."""
+    """Keep PyTorch's fused encoder layer, which reads weights of its parts itself, from running."""
     for path in planned:
         parent = path
         while parent:

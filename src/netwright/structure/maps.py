@@ -88,7 +88,14 @@ class IndexMap:
     def after(self, first: IndexMap) -> IndexMap:
         """One map that does what `first` does and then what this one does.
 
-        This map's positions count what `first` leaves; axis names are those of the original network.
+        The two maps one after the other give the same parameters, unless `first` repeats members: copies then
+        carry shares of a member's weight, and to keep one of two copies is to lose a share.
+
+        Args:
+            first: Done first; this map's positions count what it leaves.
+
+        Raises:
+            UsageError: if this map names positions that `first` does not leave.
         """
         tables = dict(first.tables)
         for name, table in self.tables.items():
@@ -97,7 +104,8 @@ class IndexMap:
                 if len(below) != len(table) or int(table.max()) >= below.shape[1]:
                     raise UsageError(
                         f"the maps of {name} do not follow each other: the first leaves "
-                        f"{tuple(below.shape)}, the second picks up to {int(table.max())} in {len(table)} cells"
+                        f"{tuple(below.shape)}, the second picks up to {int(table.max())} in "
+                        f"{len(table)} cells"
                     )
                 table = below.gather(1, table)
             tables[name] = table
@@ -119,11 +127,6 @@ class IndexMap:
     def permutes(self) -> bool:
         """Whether no axis loses or repeats a member (every table is a bijection on its own positions)."""
         return all(_bijective(table) for table in self.tables.values())
-
-    @property
-    def trivial(self) -> bool:
-        """Whether nothing happens, as far as the tables alone can tell (a cut-off tail cannot be seen)."""
-        return not self.tables
 
     def sizes(self) -> dict[str, int]:
         """New size of every axis that the map names."""
@@ -185,9 +188,9 @@ class Layout:
     """How a map rearranges every dimension whose class labels are known.
 
     The *copies* of a cell are its members after the map in their old order, each as often as it is there;
-    `wanted` says which copy each one's place gets. Along a dimension, equal neighbours go together: a run of
-    equal labels (the 49 pixels of a channel that was flattened, the features of a head) is repeated or removed
-    whole, and the k-th occurrence of a member takes the place of the k-th occurrence of another.
+    the map says which copy each one's place gets. Along a dimension, equal neighbours go together: a run of
+    equal labels (the 49 pixels of a channel that was flattened, the features of a head) is repeated or
+    removed whole, and the k-th occurrence of a member takes the place of the k-th occurrence of another.
 
     Args:
         net: The structure.
