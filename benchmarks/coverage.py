@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="leave out what the file has already")
     parser.add_argument("--failed", action="store_true", help="with --resume: repeat what failed")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--heads", default="whole", choices=("whole", "width"))
+    parser.add_argument("--heads", default="auto", choices=("auto", "whole", "width"))
     parser.add_argument("--cpu", type=float, default=60.0, help="CPU seconds for tracing and pruning")
     parser.add_argument("--memory", type=float, default=8.0, help="GiB of memory for a network")
     parser.add_argument("--list", action="store_true", help="only print the names")

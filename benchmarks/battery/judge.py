@@ -148,7 +148,9 @@ def _exact(
     model: nn.Module, result: nw.Pruned, inputs: structure.Inputs, total: int, row: dict[str, Any]
 ) -> None:
     dtype = torch.float64 if total <= _FLOAT64_PARAMETERS else torch.float32
-    found = structure.check(model, result.net, result.keep, result.model, dtype=dtype)
+    found = structure.check(
+        model, result.net, result.keep, result.model, dtype=dtype, scales=result.scales, kept=result.kept
+    )
     row["error"], row["change"] = float(f"{found.error:.3g}"), float(f"{found.change:.3g}")
     row["precision"] = "float64" if dtype == torch.float64 else "float32"
     if row["precision"] == "float64" and found.error > TOLERANCE["float64"] and _lowers(model, inputs):

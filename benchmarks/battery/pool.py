@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import multiprocessing
 import resource
 import sys
@@ -23,9 +25,10 @@ def warm() -> None:
     import torch
     from torch import nn
 
+    for name in ("torchvision", "timm", "transformers", "torch_geometric.nn", "torch.export"):
+        with contextlib.suppress(ImportError):  # a set of networks may be left out
+            importlib.import_module(name)
     torch.set_num_threads(1)  # also: threads do not survive a fork
-    import torch.export
-
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3))
     judge(Case("warm", lambda: (model, torch.randn(2, 3, 8, 8)), "warm"), "whole", 60.0)
 

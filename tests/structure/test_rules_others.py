@@ -252,13 +252,24 @@ INDEXED = [
     Case(
         "copied by number", lambda: pair(lambda m, x: _by_number(x, "index_copy_")), frozen={"a": "by number"}
     ),
-    Case("put by number", lambda: pair(lambda m, x: _put(x)), frozen={"a": "by number"}),
+    Case("put by number", lambda: pair(lambda m, x: _put(x)), A),
+    Case(
+        "put by number into what has no units",
+        lambda: pair(lambda m, x: _put(x, x.new_zeros(x.shape))),
+        frozen={"a": "by number"},
+    ),
     Case(
         "noise put into zeros",
         lambda: pair(lambda m, x: x + _put(0 * torch.rand_like(x))),
         frozen={"a": "no units"},
     ),
     Case("ones that are cut", lambda: pair(lambda m, x: x * _cut(x)), frozen={"a": "no units there"}),
+    Case(
+        "zeros of the size of something else",
+        lambda: dense(lambda m, x: x + m.c(torch.zeros_like(m.q)), c=nn.Linear(6, 8), q=torch.randn(4, 6)),
+        {"a": (1, 8), "q": (1, 6)},
+        (2, 4, 6),
+    ),
     Case(
         "full_like and new_full",
         lambda: pair(lambda m, x: x * torch.full_like(x, 2) + x.new_full(x.shape, 3)),
@@ -310,8 +321,8 @@ def _scattered(x, method):
     return getattr(torch.zeros_like(x), method)(2, torch.zeros_like(x, dtype=torch.int64), x)
 
 
-def _put(x):
-    y = torch.zeros_like(x)
+def _put(x, y=None):
+    y = torch.zeros_like(x) if y is None else y
     y[torch.arange(x.shape[0], device=x.device)] = x
     return y
 

@@ -31,6 +31,8 @@ class Pruned:
         seconds: How long it took.
         latency: Measured milliseconds, where the budget named a latency: {"before": ..., "after": ...}.
         error: Difference from the masked dense network, relative, where it was checked.
+        scales: Parameter -> {dimension: factors of the dense network's indices}, where the surgery put
+            factors into parameters (see `netwright.structure.Shrunk`).
     """
 
     model: nn.Module
@@ -47,6 +49,7 @@ class Pruned:
     seconds: float = 0.0
     latency: Mapping[str, float] | None = None
     error: float | None = None
+    scales: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict, repr=False)
 
     @property
     def widths(self) -> dict[str, tuple[int, int]]:

@@ -14,14 +14,23 @@ if TYPE_CHECKING:
 
 
 @rule(
-    "zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "zeros_like",
-    "ones_like",
-    "full_like", "empty_like", "scalar_tensor", "empty_strided", "new_empty_strided",
+    "zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "scalar_tensor",
+    "empty_strided", "new_empty_strided",
 )  # fmt: skip
 def uniform(walk: Walk, node: Node) -> list[list[Tensor]]:
     """The same value everywhere: like a scalar, it ties nothing and takes the size of what it meets."""
     walk.uniform.update(node.outputs)
     return [[] for _ in node.outputs]
+
+
+@rule("zeros_like", "ones_like", "full_like", "empty_like")
+def alike(walk: Walk, node: Node) -> list[list[Tensor]]:
+    """Uniform, too, but of the size of another tensor, whose units it has."""
+    source = node.inputs[0]
+    if source in walk.uniform:
+        walk.uniform.update(node.outputs)
+        return [[]]
+    return [list(walk.layers_of(source))]
 
 
 @rule("arange", "linspace", "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "eye",
