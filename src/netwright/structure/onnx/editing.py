@@ -70,6 +70,7 @@ def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
 def _attributes(node: NodeProto, edit: Edit) -> None:
     from onnx import helper
 
+    node.op_type = edit.op or node.op_type
     for name, value in edit.attributes.items():
         kept = [a for a in node.attribute if a.name != name]
         held = [type(a).FromString(a.SerializeToString()) for a in kept]
@@ -110,6 +111,9 @@ class _Writer:
             node.input[position] = ""
             while node.input and not node.input[-1]:
                 del node.input[-1]
+            return
+        if old is None and given:
+            node.input[position] = self._stored(f"{name}_sizes", new)
             return
         if not given or self._constant(given):
             self.pending.setdefault(given, []).append((node, position, new))

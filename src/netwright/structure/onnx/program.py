@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -143,7 +143,7 @@ def compile_program(model: ModelProto) -> tuple[Program, dict[str, Tensor]]:
     graph = model.graph
     named = versions(model)
     used_names: set[str] = set()
-    steps = tuple(_steps(graph, named, used_names))
+    steps = _wanted(tuple(_steps(graph, named, used_names)), {o.name for o in graph.output})
     stored = {t.name: t for t in graph.initializer}
     for step in steps:
         if step.op == "Constant" and isinstance(step.get("value"), _Held):
@@ -182,6 +182,17 @@ def _last_uses(steps: Sequence[Step], held: set[str]) -> list[tuple[str, ...]]:
         seen.update(fresh)
         last.append(tuple(fresh))
     return last[::-1]
+
+
+def _wanted(steps: tuple[Step, ...], outputs: set[str]) -> tuple[Step, ...]:
+    """The steps without the names of outputs that nobody reads, but for their first."""
+    read = outputs.union(*(reads(step) for step in steps))
+    return tuple(
+        replace(step, outputs=(*step.outputs[:1], *(o if o in read else "" for o in step.outputs[1:])))
+        if len(step.outputs) > 1
+        else step
+        for step in steps
+    )
 
 
 def named_nodes(graph: GraphProto, used: set[str]) -> Iterator[tuple[str, NodeProto]]:

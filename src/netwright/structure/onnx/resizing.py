@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from math import prod
 from typing import Any, Protocol
 
@@ -30,11 +31,14 @@ class Edit:
 
     Attributes:
         attributes: Attribute -> new value.
-        operands: Position of an input -> (array it is in the smaller graph, array it has to be).
+        operands: Position of an input -> (array it is in the smaller graph, array it has to be); the first is
+            None where it is replaced whatever it is, the second where it is left out.
+        op: Another operator that the node becomes.
     """
 
     attributes: dict[str, Any] = field(default_factory=dict)
     operands: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+    op: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.attributes or self.operands)
@@ -91,8 +95,8 @@ class Adaptation:
         self._constants(step, inputs, edit)
         if edit:
             self.edits[step.name] = edit
-            if edit.attributes:
-                step = replace(step, attributes={**step.attributes, **edit.attributes})
+            given = {k: v for k, v in {**step.attributes, **edit.attributes}.items() if v is not None}
+            step = replace(step, attributes=given, op=edit.op or step.op)
             inputs = tuple(edit.operands[i][1] if i in edit.operands else v for i, v in enumerate(inputs))
         try:
             outputs = execute(step, inputs)
@@ -178,10 +182,11 @@ def _expand(step: Step, inputs: tuple[Value, ...], prediction: Prediction) -> Ed
 
 @resizer("Split")
 def _split(step: Step, inputs: tuple[Value, ...], prediction: Prediction) -> Edit:
-    axis = step.get("axis", 0) % inputs[0].dim()
-    wants = [_want(step, prediction, i) for i in range(len(step.outputs))]
+    name, axis = step.inputs[0], step.get("axis", 0) % inputs[0].dim()
     old = split_sizes(step, inputs, inputs[0].shape[axis])
-    new = [n if w is None else w[axis] for n, w in zip(old, wants, strict=True)]
+    dense = split_sizes(step, prediction.known(step), prediction.dense(name)[axis])
+    ends = [prediction.before(name, axis, end) for end in accumulate(dense, initial=0)]
+    new = [b - a for a, b in pairwise(ends)]
     if new == old:
         return Edit()
     edit = _integers(step, inputs, 1, "split", new)
@@ -231,13 +236,10 @@ def _numbers(step: Step, inputs: tuple[Value, ...], position: int, attribute: st
 def _gather(step: Step, inputs: tuple[Value, ...], prediction: Prediction) -> Edit:
     """A range of indices is a slice; any other selection is frozen."""
     index = inputs[1]
-    if (
-        not isinstance(inputs[0], Tensor)
-        or not isinstance(index, np.ndarray)
-        or index.ndim != 1
-        or not index.size
-    ):
+    if not isinstance(inputs[0], Tensor) or not isinstance(index, np.ndarray) or not index.size:
         return Edit()
+    if index.ndim != 1:
+        return _strided(step, inputs, prediction)
     name = step.inputs[0]
     dense, axis = prediction.dense(name), step.get("axis", 0)
     axis %= len(dense)
@@ -247,6 +249,18 @@ def _gather(step: Step, inputs: tuple[Value, ...], prediction: Prediction) -> Ed
     begin = prediction.before(name, axis, int(flat[0]))
     end = prediction.before(name, axis, int(flat[-1]) + 1)
     return Edit(operands={1: (index, np.arange(begin, end, dtype=index.dtype))})
+
+
+def _strided(step: Step, inputs: tuple[Value, ...], prediction: Prediction) -> Edit:
+    """All elements in their order, by computed positions, as `as_strided` is exported: a reshape."""
+    was, want = prediction.known(step)[1], _want(step, prediction)
+    whole = prediction.dense(step.inputs[0]) == (was.size,) and np.array_equal(
+        was.reshape(-1), np.arange(was.size)
+    )
+    if not whole or want is None or inputs[0].shape[0] == was.size:
+        return Edit()
+    shape = np.array([-1, *want[1:]], dtype=np.int64)
+    return Edit({"axis": None}, {1: (None, shape)}, "Reshape")
 
 
 @resizer("Conv", "ConvTranspose")

@@ -10,7 +10,15 @@ from torch import Tensor
 from netwright.structure.onnx.operators._base import lift, operator, unsupported
 from netwright.structure.onnx.program import Step, Value
 
-_KNOWN = {"is_causal", "q_num_heads", "kv_num_heads", "scale", "softcap", "softmax_precision"}
+_KNOWN = {
+    "is_causal",
+    "q_num_heads",
+    "kv_num_heads",
+    "scale",
+    "softcap",
+    "softmax_precision",
+    "qk_matmul_output_mode",
+}
 
 
 @operator("Attention")
