@@ -90,7 +90,7 @@ class _Trials:
             if found is not None:
                 return found
             self.recordings.append(attempt.recording)
-        if self.net.partition.shuffled and self.change.order is None:
+        if self.net.partition.shuffled.any() and self.change.order is None:
             self.change = replace(self.change, kept=arrange(self.net, self.change.kept, self.recordings))
         for run, again, shapes in zip(self.net.runs, self.recordings, self.predicted, strict=True):
             found = prove(

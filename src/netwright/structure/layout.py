@@ -17,6 +17,7 @@ from torch import Tensor
 from netwright.structure.labels import Labels
 from netwright.structure.layers import varying
 from netwright.structure.record import Recording
+from netwright.structure.sizes import take
 from netwright.structure.solve import Solver
 
 if TYPE_CHECKING:
@@ -38,53 +39,64 @@ def arrange(net: Structure, kept: Kept, small: Iterable[Recording]) -> Kept:
     Returns:
         The same indices in their new order. What cannot be told from the recordings is left as it was.
     """
-    labels = Labels(heads=net.heads)
+    ids, given = _numbered(net, kept)
+    labels = Labels(heads=net.heads, given=given, units=ids)
     for recording in small:
         labels.walk(recording)
-    classes = Solver(labels).components().classes
-    dense_of = torch.full((int(classes.max()) + 1,), -1, dtype=torch.int64)
+    met_with = Solver(labels).components().classes
+    class_of = torch.full((int(met_with.max()) + 1,), -1, dtype=torch.int64)
     met = torch.zeros(net.count, dtype=torch.bool)
     out: Kept = {}
     for name, dims in net.layers.items():
         for dim, layer in dims.items():
-            found = labels.parameters.get(name, {}).get(dim)
             index = kept.get(name, {}).get(dim)
-            if index is None and len(varying(layer)) != 1:
-                continue
-            if found is None:
-                if index is not None:
-                    out.setdefault(name, {})[dim] = index
-                continue
-            dense, here = _rows(layer, dim, index), _small(classes[found], dim, index)
-            if dense is None or here is None or dense.shape != here.shape:
-                if index is not None:
-                    out.setdefault(name, {})[dim] = index
+            dense, here = _rows(layer, dim, index), met_with[_rows(given[name][dim], dim, index, True)]
+            if dense.shape != here.shape:  # nothing goes along this dimension of a grouped weight
                 continue
             first = ~met[dense]
-            dense_of[here[first]] = dense[first]
+            class_of[here[first]] = dense[first]
             met[layer.reshape(-1)] = True
             if index is not None:
-                out.setdefault(name, {})[dim] = _ordered(index, dense, dense_of[here])
+                out.setdefault(name, {})[dim] = _ordered(index, dense, class_of[here])
     return out
 
 
-def _rows(layer: Tensor, dim: int, index: Tensor | None) -> Tensor | None:
-    """Classes of what stays, (blocks, n) in the dense order."""
+def _numbered(net: Structure, kept: Kept) -> tuple[int, dict[str, dict[int, Tensor]]]:
+    """A unit of its own for every index that stays; how many units, and layers of the small parameters."""
+    units = 1
+    given: dict[str, dict[int, Tensor]] = {}
+    for name, dims in net.layers.items():
+        cut = kept.get(name, {})
+        for dim, layer in dims.items():
+            small = take(layer, {d: cut[d] for d in varying(layer) if d in cut}) if cut else layer
+            index = cut.get(dim)
+            blocks = 1 if index is None or index.dim() == 1 else len(index)
+            if len(varying(layer)) == 1 or blocks == 1:
+                own = torch.arange(units, units + small.numel()).reshape(small.shape)
+            else:  # the rows of a block share theirs
+                rows, width = small.shape[0], small.shape[dim]
+                own = torch.arange(units, units + blocks * width).reshape(blocks, 1, width)
+                own = own.expand(blocks, rows // blocks, width).reshape(small.shape)
+            units += own.numel()
+            given.setdefault(name, {})[dim] = own
+    return units, given
+
+
+def _rows(layer: Tensor, dim: int, index: Tensor | None, small: bool = False) -> Tensor:
+    """Labels along a dimension, one row for every block that has its own: (blocks, n).
+
+    Args:
+        layer: Labels of a parameter.
+        dim: The dimension.
+        index: What stays of it; all when None.
+        small: Whether the layer is what stays already.
+    """
     if index is None:
         return layer.reshape(1, -1)
     if index.dim() == 1:
-        return layer.reshape(-1)[index][None] if len(varying(layer)) == 1 else None
-    table = layer.reshape(layer.shape[0], layer.shape[dim])
-    return table[:: len(table) // len(index)].gather(1, index)
-
-
-def _small(layer: Tensor, dim: int, index: Tensor | None) -> Tensor | None:
-    """Classes of the small network along a dimension, (blocks, n)."""
-    blocks = 1 if index is None or index.dim() == 1 else len(index)
-    if blocks == 1:
-        return layer.reshape(1, -1)
-    table = layer.reshape(layer.shape[0], -1)
-    return table[:: max(1, len(table) // blocks)]
+        return (layer.reshape(-1) if small else layer.reshape(-1)[index])[None]
+    table = layer.reshape(layer.shape[0], layer.shape[dim])[:: layer.shape[0] // len(index)]
+    return table if small else table.gather(1, index)
 
 
 def _ordered(index: Tensor, dense: Tensor, wanted: Tensor) -> Tensor:

@@ -267,9 +267,12 @@ def _inputs(
                 dims = varying(layer)
                 want_units = layer.reshape(-1)[_stays(layer, mapped, keep, order)]
                 there = [seen.reshape(-1) for seen in small.table[y] if varying(seen) == dims]
-                loose = net.partition.shuffled and order is None
-                same = _same_set if loose else _same
-                if there and not any(same(seen, want_units, component) for seen in there):
+                shuffled = net.partition.shuffled
+                if order is None and shuffled.any():
+                    found = any(_same_set(seen, want_units, component, shuffled) for seen in there)
+                else:
+                    found = any(_same(seen, want_units, component) for seen in there)
+                if there and not found:
                     return Mismatch("it sees other units than in the dense network", a.op, a.module)
     return None
 
@@ -284,12 +287,27 @@ def _stays(layer: Tensor, layers: list[Tensor], keep: Tensor, order: Order | Non
     return stays
 
 
-def _same_set(seen: Tensor, want: Tensor, component: np.ndarray[Any, np.dtype[np.int64]]) -> bool:
-    """Whether two rows of units are the same in any order: that they meet the same is what the ties tell."""
+def _same_set(
+    seen: Tensor,
+    want: Tensor,
+    component: np.ndarray[Any, np.dtype[np.int64]],
+    shuffled: np.ndarray[Any, np.dtype[np.bool_]],
+) -> bool:
+    """Whether two rows of units are the same in any order: that they meet the same is what the ties tell.
+
+    Slots without units are taken for what else is wanted, unless that is interleaved with others.
+    """
     if seen.shape != want.shape:
         return False
-    x, y = component[seen.numpy()], component[want.numpy()]
-    return bool((np.sort(x) == np.sort(y)).all())
+    x, y = seen.numpy(), want.numpy()
+    found, wanted = np.sort(component[x[x != 0]]), component[y]
+    order = np.argsort(wanted, kind="stable")
+    place = np.searchsorted(wanted[order], found)
+    place += np.arange(len(found)) - np.searchsorted(found, found)  # the k-th of equal ones
+    if (place >= len(y)).any() or (wanted[order][place] != found).any():
+        return False
+    rest = np.delete(y[order], place)
+    return not shuffled[rest].any()
 
 
 def _same(seen: Tensor, want: Tensor, component: np.ndarray[Any, np.dtype[np.int64]]) -> bool:

@@ -90,7 +90,7 @@ class Partition:
         axes: Prunable axes first, then the frozen ones.
         reasons: Class -> what freezes it.
         ragged: Layers whose rows do not lie along the innermost dimension, by id (see `Labels`).
-        shuffled: Whether members of a part may change their order where parts are interleaved.
+        shuffled: (classes,) whether they are interleaved with others, and may lie in a new order thereafter.
     """
 
     classes: Tensor
@@ -99,7 +99,7 @@ class Partition:
     axes: list[Axis] = field(default_factory=list)
     reasons: dict[int, Freeze] = field(default_factory=dict)
     ragged: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
-    shuffled: bool = False
+    shuffled: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
 
 
 class Solver:
@@ -244,7 +244,9 @@ class Solver:
         partition.axes = sorted(axes, key=lambda a: not a.prunable) + self._frozen_axes(
             partition, signature, owner
         )
-        partition.shuffled = any(block.shuffled for block in blocks)
+        partition.shuffled = np.zeros(partition.count, np.bool_)
+        for block in blocks:
+            partition.shuffled[block.matrix if block.shuffled else []] = True
         _unique_names(partition.axes)
         return True
 

@@ -48,7 +48,7 @@ def carry_out(network: OnnxNetwork, net: Structure, change: Change) -> Shrunk:
     cut = _cut(network, change)
     edits = _edits(network, cut, net, change, shapes[0])
     small = _written(cut, edits)
-    if net.partition.shuffled and change.order is None:
+    if net.partition.shuffled.any() and change.order is None:
         change = replace(change, kept=arrange(net, change.kept, list(_records(small, net))))
         small = _written(_cut(network, change), edits)
     for run, again, predicted in zip(net.runs, _records(small, net), shapes, strict=True):
