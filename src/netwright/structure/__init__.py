@@ -6,10 +6,13 @@ from netwright.structure.budget import Budget, Limit
 from netwright.structure.check import Check, check
 from netwright.structure.cost import Cost, Operator
 from netwright.structure.depth import Deepened, Skip, Zero, drop, insert
+from netwright.structure.example import describe_example, remake_example
+from netwright.structure.graph import GraphNetwork
 from netwright.structure.inputs import Inputs
 from netwright.structure.maps import IndexMap, interchangeable, sort_by
+from netwright.structure.masks import mask_of
 from netwright.structure.multiplicity import Repeatable, repeatable
-from netwright.structure.remap import Remapped, permute, remap, widen, wider
+from netwright.structure.remapping import Remapped, permute, remap, widen, wider
 from netwright.structure.solve import Axis
 from netwright.structure.surgery import Shrunk, replay, shrink
 from netwright.structure.tracing import Consumer, Member, Structure, trace
@@ -22,6 +25,7 @@ __all__ = [
     "Consumer",
     "Cost",
     "Deepened",
+    "GraphNetwork",
     "IndexMap",
     "Inputs",
     "Limit",
@@ -36,10 +40,13 @@ __all__ = [
     "Zero",
     "branches",
     "check",
+    "describe_example",
     "drop",
     "insert",
     "interchangeable",
+    "mask_of",
     "permute",
+    "remake_example",
     "remap",
     "repeatable",
     "replay",

@@ -241,7 +241,7 @@ def _summands(flow: Flow, parameters: set[int]) -> list[Summand]:
                 continue
             entries = {v for i in nodes for v in flow.reads[i] if flow.maker[v] not in nodes}
             own = any(flow.number[v] in parameters for v in entries)
-            if own and entries & _before(flow, stream):
+            if own and entries & flow.after(_before(flow, stream)):
                 found.append(Summand(index, position, value, stream, frozenset(nodes)))
                 break
     return found

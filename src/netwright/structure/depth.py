@@ -24,7 +24,7 @@ from netwright.structure.cost import VIEWS
 from netwright.structure.flow import Call, Flow, Leaf, record_calls
 from netwright.structure.inputs import Inputs
 from netwright.structure.record import deep_copy, plain_kernels
-from netwright.structure.remap import TOLERANCE, compare
+from netwright.structure.remapping import TOLERANCE, compare
 from netwright.structure.tracing import Structure
 
 #: Ways to take a branch out, the thorough ones first: skip whole blocks; replace every module of each branch,
@@ -183,7 +183,7 @@ def insert(model: nn.Module, net: Structure, names: Iterable[str]) -> Deepened:
     found = Found(model, net)
     chosen = _choose(found, names)
     deep = deep_copy(model)
-    where: dict[str, str] = {}
+    twins: list[nn.Module] = []
     for branch in sorted(
         chosen, key=lambda b: b.sums, reverse=True
     ):  # back to front: numbers shift behind it
@@ -193,7 +193,9 @@ def insert(model: nn.Module, net: Structure, names: Iterable[str]) -> Deepened:
         with torch.no_grad():
             for name in _last(found, branch):
                 twin.get_parameter(name).zero_()
-        where[_put_behind(deep, branch.block, twin)] = "insert"
+        _put_behind(deep, branch.block, twin)
+        twins.append(twin)
+    where = {path: "insert" for path, module in deep.named_modules() if any(module is t for t in twins)}
     dense = deep_copy(model).cpu().double().eval()
     try:
         error = compare(lambda inputs: inputs.call(dense), deep_copy(deep).cpu().double().eval(), net.inputs)
@@ -400,8 +402,8 @@ def _last(found: Found, branch: Branch) -> list[str]:
     return list(dict.fromkeys(wanted))
 
 
-def _put_behind(model: nn.Module, path: str, new: nn.Module) -> str:
-    """Insert a module into the list that holds another one; returns its path."""
+def _put_behind(model: nn.Module, path: str, new: nn.Module) -> None:
+    """Insert a module into the list that holds another one."""
     parent_path, _, key = path.rpartition(".")
     parent = model.get_submodule(parent_path)
     if not isinstance(parent, (nn.Sequential, nn.ModuleList)):
@@ -410,18 +412,15 @@ def _put_behind(model: nn.Module, path: str, new: nn.Module) -> str:
             "insert blocks of an nn.Sequential or nn.ModuleList",
         )
     entries: list[tuple[str, nn.Module]] = []
-    at = ""
     numbered = all(name.isdigit() for name in parent._modules)
     for name, module in parent._modules.items():
         assert module is not None
         entries.append((str(len(entries)) if numbered else name, module))
         if name == key:
-            at = str(len(entries)) if numbered else _free(parent, f"{name}_deeper")
-            entries.append((at, new))
+            entries.append((str(len(entries)) if numbered else _free(parent, f"{name}_deeper"), new))
     parent._modules.clear()
     for name, module in entries:
         parent.add_module(name, module)
-    return f"{parent_path}.{at}" if parent_path else at
 
 
 def _free(parent: nn.Module, name: str) -> str:

@@ -200,6 +200,15 @@ class Flow:
         """The values from which a value is made."""
         return self.reads[self.maker[value]] if self.maker[value] >= 0 else []
 
+    def after(self, values: set[int]) -> set[int]:
+        """Some values and all that are computed from them."""
+        found = set(values)
+        first = min((r for v in values for r in self.readers[v] if r >= 0), default=len(self.nodes))
+        for index in range(first, len(self.nodes)):
+            if any(v in found for v in self.reads[index]):
+                found.update(self.writes[index])
+        return found
+
     def exclusive(self, value: int, reader: int) -> set[int]:
         """The nodes that run for one value alone.
 

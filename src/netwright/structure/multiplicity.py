@@ -255,7 +255,8 @@ class _Reading:
             for rows in self.rows(x, tuple(d for d in range(rank) if d != 1)):
                 self.demand(rows, True, f"{node.op} averages over it", node)
         elif "weight_norm" in node.op:
-            for rows in self.rows(x, tuple(d for d in range(rank) if d != node.args[2])):
+            scaled = node.args[2] if len(node.args) > 2 else 0
+            for rows in self.rows(x, tuple(d for d in range(rank) if d != scaled)):
                 self.demand(rows, False, f"{node.op} adds up over it", node)
         elif family == "reduce" and len(node.inputs) == 1:
             self._reduction(node, x, rank)
