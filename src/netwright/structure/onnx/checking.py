@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +23,18 @@ class RuntimeNetwork(nn.Module):
 
     Args:
         source: The file, or its bytes.
+        results: Names of the values to return; all outputs when None.
 
     Raises:
         ModelError: if ONNX Runtime does not take it.
     """
 
-    def __init__(self, source: str | Path | bytes) -> None:
+    def __init__(self, source: str | Path | bytes, results: Sequence[str] | None = None) -> None:
         super().__init__()
         import onnxruntime
 
+        self._results = None if results is None else list(results)
+        source = source if results is None else _with_outputs(source, results)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
@@ -57,8 +61,20 @@ class RuntimeNetwork(nn.Module):
         inputs = self._session.get_inputs()
         given = {**{i.name: x for i, x in zip(inputs, args, strict=False)}, **kwargs}
         feed = {i.name: given[i.name].numpy().astype(_TYPES.get(i.type, np.float32)) for i in inputs}
-        found = [torch.from_numpy(np.asarray(y)) for y in self._session.run(None, feed)]
+        found = [torch.from_numpy(np.asarray(y)) for y in self._session.run(self._results, feed)]
         return found[0] if len(found) == 1 else tuple(found)
+
+
+def _with_outputs(source: str | Path | bytes, names: Sequence[str]) -> str | Path | bytes:
+    """The file, or a copy that also gives out values from within."""
+    import onnx
+
+    model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(str(source))
+    missing = [n for n in names if n not in {o.name for o in model.graph.output}]
+    if not missing:
+        return source
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in missing)
+    return model.SerializeToString()
 
 
 _TYPES: dict[str, Any] = {
@@ -81,4 +97,4 @@ def check_file(network: OnnxNetwork, net: Structure, keep: Tensor, source: str |
     """
     from netwright.structure.check import check
 
-    return check(network, net, keep, RuntimeNetwork(source))
+    return check(network, net, keep, RuntimeNetwork(source, network.program.outputs))

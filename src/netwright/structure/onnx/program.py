@@ -31,6 +31,10 @@ _WEIGHTS: Mapping[str, tuple[int, ...]] = {
     "InstanceNormalization": (1, 2), "LayerNormalization": (1, 2), "GroupNormalization": (1, 2),
     "LSTM": (1, 2, 3), "GRU": (1, 2, 3), "RNN": (1, 2, 3), "PRelu": (1,),
 }  # fmt: skip
+#: The domain of classical machine learning, whose operators stand around a network.
+CLASSICAL = "ai.onnx.ml"
+#: Those that run before it; any other ends it: what feeds it is a result, and it stays in the file as it is.
+_BEFORE = ("Scaler", "Normalizer")
 #: Floating-point element types by their number in ONNX.
 FLOATS = {1: torch.float32, 10: torch.float16, 11: torch.float64, 16: torch.bfloat16}
 
@@ -41,7 +45,7 @@ class Step:
 
     Attributes:
         name: The node's name, made unique.
-        op: The operator.
+        op: The operator, after its domain unless that is the standard one.
         version: Opset version.
         inputs: Names of its inputs, "" for one that is left out.
         outputs: Names of its outputs, "" for one that nobody wants.
@@ -97,7 +101,7 @@ class Program:
         model: The file's content, its weights taken out.
         steps: The nodes in order.
         inputs: Name of every input -> (element type, sizes: a number, a symbol or None).
-        outputs: Names of the outputs.
+        outputs: Names of the results: the outputs, and what feeds nodes behind the network (labels, maps).
         constants: Arrays by name: sizes, indices, settings.
         weights: Names of the weights, in the order of the file.
         buffers: Weights that are statistics.
@@ -156,8 +160,7 @@ def compile_program(model: ModelProto) -> tuple[Program, dict[str, Tensor]]:
             constants[step.outputs[0]] = _constant(step)
     for name in tensors:
         _empty(stored[name])
-    running = tuple(step for step in steps if step.op != "Constant")
-    outputs = tuple(o.name for o in graph.output)
+    running, outputs = _without_tail([s for s in steps if s.op != "Constant"], [o.name for o in graph.output])
     inputs = {i.name: _typed(i) for i in graph.input if i.name not in stored}
     last = _last_uses(running, {*outputs, *stored, *constants})
     return Program(
@@ -195,6 +198,23 @@ def _wanted(steps: tuple[Step, ...], outputs: set[str]) -> tuple[Step, ...]:
     )
 
 
+def _without_tail(steps: Sequence[Step], outputs: Sequence[str]) -> tuple[tuple[Step, ...], tuple[str, ...]]:
+    """The steps up to those that make labels and maps of a network's results, and the results."""
+    behind: set[str] = set()
+    before: list[Step] = []
+    results = []
+    for step in steps:
+        domain, _, op = step.op.rpartition(".")
+        if (domain == CLASSICAL and op not in _BEFORE) or behind & set(reads(step)):
+            behind |= set(step.outputs)
+            results += [name for name in reads(step) if name not in behind]
+        else:
+            before.append(step)
+    made = {name for step in before for name in step.outputs}
+    found = [name for name in outputs if name not in behind] + [name for name in results if name in made]
+    return tuple(before), tuple(dict.fromkeys(found))
+
+
 def named_nodes(graph: GraphProto, used: set[str]) -> Iterator[tuple[str, NodeProto]]:
     """The nodes of a graph under unique names; what a node holds inside is left to the caller.
 
@@ -216,8 +236,9 @@ def _steps(graph: GraphProto, named: dict[str, int], used: set[str]) -> Iterator
         attributes = {a.name: _attribute(a, name) for a in node.attribute if not a.HasField("g")}
         bodies = {a.name: _body(a.g, named, used) for a in node.attribute if a.HasField("g")}
         domain = "" if node.domain == "ai.onnx" else node.domain
+        op = f"{domain}.{node.op_type}" if domain else node.op_type
         yield Step(
-            name, node.op_type, named.get(domain, 1), tuple(node.input), tuple(node.output), attributes,
+            name, op, named.get(domain, 1), tuple(node.input), tuple(node.output), attributes,
             node, bodies,
         )  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from netwright.errors import ArtefactError, ModelError, UsageError, from_os_error
 from netwright.structure.onnx.network import OnnxNetwork
-from netwright.structure.onnx.program import compile_program, versions
+from netwright.structure.onnx.program import CLASSICAL, compile_program, versions
 from netwright.structure.onnx.sharing import unshare
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _check(model: ModelProto) -> None:
         raise ModelError("the graph holds sparse weights", "store them dense")
     for node in _nodes(model.graph):
         name = node.name or node.op_type
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in ("", "ai.onnx", CLASSICAL):
             raise ModelError(
                 f"node {name} is an operator {node.op_type} of {node.domain}, which is not understood",
                 "export the network with standard operators, without a runtime's own optimisations",

@@ -2,6 +2,7 @@
 
 from netwright.structure.onnx.operators import (
     attention,
+    classical,
     elementwise,
     layers,
     move,
@@ -13,6 +14,7 @@ from netwright.structure.onnx.operators._base import find_operator, known_operat
 
 __all__ = [
     "attention",
+    "classical",
     "elementwise",
     "find_operator",
     "known_operators",
