@@ -266,9 +266,6 @@ def test_a_deep_network_is_no_deeper_problem() -> None:
     assert all(p.shape[0] < 4 for p in shrink(model, net, draw_keep(net)).model.parameters())
 
 
-@pytest.mark.xfail(
-    reason="the number of channels is computed from the number of heads in Python", strict=True
-)
 def test_windowed_attention_shrinks_with_its_heads() -> None:
     from torchvision.models.swin_transformer import SwinTransformer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from importlib import metadata
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from netwright import _files, structure
-from netwright.errors import ArtefactError, StructureError, UsageError, from_os_error
+from netwright.errors import ArtefactError, ModelError, StructureError, UsageError, from_os_error
 from netwright.pruning.result import Pruned
 
 _FORMAT = "netwright-pruned"
@@ -31,7 +32,8 @@ def save_pruned(pruned: Pruned, folder: str | Path) -> Path:
         The folder.
 
     Raises:
-        ArtefactError: if the files cannot be written.
+        ArtefactError: if the files cannot be written, or the network is a graph and its example cannot be
+            written down.
     """
     folder = Path(folder)
     unique, aliases = _distinct(pruned.model.state_dict())
@@ -50,6 +52,9 @@ def save_pruned(pruned: Pruned, folder: str | Path) -> Path:
         "aliases": aliases,
         "kept": {n: {str(d): i.tolist() for d, i in dims.items()} for n, dims in pruned.kept.items()},
     }
+    if pruned.how == "graph":  # the graph is made again from the architecture, which needs an example
+        recipe["example"] = structure.describe_example(pruned.net.inputs)
+        recipe["heads"] = pruned.net.heads
     _files.write_safetensors(folder / _WEIGHTS, unique)
     _files.write_text(folder / _RECIPE, json.dumps(recipe) + "\n")
     return folder
@@ -77,8 +82,11 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     weights = _read_weights(file.with_suffix(".safetensors") if single else folder / _WEIGHTS)
     try:
         kept, attributes, adopted = _parse(recipe, model)
-        small = structure.replay(model, kept, attributes, adopted)
-    except StructureError as error:
+        if recipe.get("how") == "graph":
+            small = _graph(model, kept, recipe)
+        else:
+            small = structure.replay(model, kept, attributes, adopted)
+    except (StructureError, ModelError) as error:
         raise ArtefactError(
             f"{folder} does not fit {type(model).__name__}: {error.message}", error.hint
         ) from error
@@ -91,8 +99,28 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
         if name in weights:
             weights[alias] = weights[name]
     _check(small, weights, folder)
-    small.load_state_dict(weights)
+    state = small.state_dict()  # it also says which version of each module's layout the names follow
+    for name in state:
+        state[name] = weights[name]
+    small.load_state_dict(state)
     return small
+
+
+def _graph(
+    model: nn.Module, kept: Mapping[str, Mapping[int, Tensor]], recipe: Mapping[str, Any]
+) -> nn.Module:
+    """Do a surgery on the graph again.
+
+    Raises:
+        StructureError: if the architecture has other parameters, or its parameters lie on other axes.
+    """
+    net = structure.trace(model, structure.remake_example(recipe["example"]), heads=recipe["heads"])
+    keep = structure.mask_of(net, kept)
+    return (
+        structure.shrink(model, net, keep, how="graph").model
+        if not bool(keep.all())
+        else copy.deepcopy(model)
+    )
 
 
 def _distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

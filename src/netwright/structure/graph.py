@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
@@ -101,7 +100,9 @@ class Program:
             self._fits(position, value, shape)
         return leaves
 
-    def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _bound(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments given in another way (by name or by position, constants left out) as they were traced."""
         try:
             bound = self.signature.bind_partial(*args, **kwargs)
@@ -115,7 +116,9 @@ class Program:
             if name not in traced.arguments and value is not self.signature.parameters[name].default:
                 raise ModelError(f"the network was traced without {name}", "leave it out, or trace with it")
         traced.arguments.update({n: v for n, v in bound.arguments.items() if n in traced.arguments})
-        return traced.args, dict(traced.kwargs)
+        names = list(self.signature.parameters)[len(sample[0]) : len(traced.args)]
+        named = {**dict(zip(names, traced.args[len(sample[0]) :], strict=True)), **traced.kwargs}
+        return traced.args[: len(sample[0])], {name: named[name] for name in sample[1]}
 
     def _fits(self, position: int, value: Any, shape: tuple[int | None, ...] | None) -> None:
         if shape is None:
@@ -251,7 +254,7 @@ def build(
         attributes: Module path -> {attribute: value} for the standard layers.
         constants: Name -> further tensors that the graph reads.
     """
-    network = GraphNetwork(kind, program, training_program)
+    network = _class_of(kind, program.signature)(kind, program, training_program)
     memo: dict[int, Any] = {id(model): network}
     for name, module in model.named_modules():
         for tensor in [*module._parameters.values(), *module._buffers.values()]:
@@ -271,6 +274,18 @@ def build(
         network.register_buffer(name, tensor, persistent=False)
     network.training = model.training
     return network
+
+
+def _class_of(kind: str, signature: inspect.Signature) -> type[GraphNetwork]:
+    """A class of its own, for exporters and readers: with the user's name and signature."""
+
+    def forward(self: GraphNetwork, *args: Any, **kwargs: Any) -> Any:
+        return GraphNetwork.forward(self, *args, **kwargs)
+
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    forward.__signature__ = signature.replace(parameters=[own, *signature.parameters.values()])  # type: ignore[attr-defined]
+    forward.__doc__ = GraphNetwork.forward.__doc__
+    return type(kind, (GraphNetwork,), {"forward": forward, "__module__": __name__})
 
 
 def is_layer(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Capture a forward pass as a graph with `torch.export`, and give it back what an exported module lacks.
+"""Capture a forward pass as a graph, and give it back what an exported module lacks.
 
 Exported graphs are fixed to a mode, a device, a dtype and, by default, a batch size. Here flags of training
 are read from the module that made the call, devices from the input, dtypes that follow the model's from its
@@ -7,13 +7,7 @@ parameters (found by exporting in a second dtype), and the leading dimension of 
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import inspect
-import operator
-import re
-import warnings
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,11 +18,18 @@ from torch.utils import _pytree as pytree
 from netwright.errors import ModelError, StructureError
 from netwright.structure.attention import adopt_attention
 from netwright.structure.graph import LAYERS, PATH, Program, is_layer
+from netwright.structure.graph_export import (
+    attribute,
+    drop_objects,
+    export,
+    free_shape,
+    op_name,
+    plain_graph,
+    twin_of,
+)
 from netwright.structure.inputs import Inputs, to_meta
-from netwright.structure.record import clone, deep_copy
+from netwright.structure.record import clone, record
 
-_ASSERTIONS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range",
-               "sym_constrain_range_for_size")  # fmt: skip
 _TRAINING_FLAGS = frozenset({"train", "training", "use_input_stats"})
 
 
@@ -58,11 +59,11 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool = False) -> Capt
     Raises:
         StructureError: if `torch.export` cannot follow the forward pass; says what it said.
     """
-    twin = _twin(model, training)
-    dropped = _drop_objects(twin)
-    exported = _export(twin, inputs)
+    twin = twin_of(model, training)
+    dropped = drop_objects(twin)
+    exported = export(twin, inputs)
     module = exported.module(check_guards=False)
-    graph = _plain_graph(module)
+    graph = plain_graph(module)
     _follow_dtype(graph, model, inputs, training)
     _follow_device(graph)
     _call_layers(graph, twin, training)
@@ -73,184 +74,16 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool = False) -> Capt
         graph,
         exported.call_spec.in_spec,
         exported.call_spec.out_spec,
-        tuple([_free_shape(exported, i, x) for i, x in enumerate(leaves)]),
+        tuple([free_shape(exported, i, x) for i, x in enumerate(leaves)]),
         {i: x for i, x in enumerate(leaves) if not isinstance(x, Tensor)},
         inspect.signature(model.forward),
     )
     return Captured(program, constants, sorted(dropped))
 
 
-def _twin(model: nn.Module, training: bool) -> nn.Module:
-    """A copy of the modules around the same tensors: what the forward stores stays out of the user's model."""
-    memo: dict[int, Any] = {}
-    for tensor in [*model.parameters(), *model.buffers()]:
-        memo[id(tensor)] = tensor
-    twin = deep_copy(model, memo).train(training)
-    adopt_attention(twin)
-    return twin
-
-
-def _drop_objects(twin: nn.Module) -> set[str]:
-    """Have a forward pass return None where it returns an object that a graph cannot make, such as a cache.
-
-    Returns:
-        A set that receives the names of their classes when the pass runs.
-    """
-    forward = twin.forward
-    dropped: set[str] = set()
-
-    def plain(value: Any) -> Any:
-        if value is None or isinstance(value, (Tensor, int, float, str, torch.SymInt, torch.SymFloat, torch.SymBool)):
-            return value
-        dropped.add(type(value).__name__)
-        return None
-
-    @functools.wraps(forward)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return pytree.tree_map(plain, forward(*args, **kwargs))
-
-    twin.forward = wrapped  # type: ignore[method-assign]
-    return dropped
-
-
 def _dtype_of(model: nn.Module) -> torch.dtype:
     found = [t.dtype for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()]
     return found[0] if found else torch.get_default_dtype()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    import logging
-
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.fx", "torch._export")]
-    levels = [logger.level for logger in loggers]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def _export(twin: nn.Module, inputs: Inputs) -> Any:
-    """The exported program, with free leading dimensions where the network allows it."""
-    from torch.export import Dim
-
-    def free(x: Any) -> Any:
-        return {0: Dim.AUTO} if isinstance(x, Tensor) and x.dim() and x.shape[0] > 1 else None
-
-    args, kwargs = inputs.args, dict(inputs.kwargs)
-    shapes = _shape_spec(twin, pytree.tree_map(free, args), pytree.tree_map(free, kwargs))
-    failure: Exception | None = None
-    for spec in (shapes, None):
-        try:
-            with _quiet():
-                return torch.export.export(twin, args, kwargs, dynamic_shapes=spec, strict=False)
-        except Exception as error:
-            failure = failure or error
-    reason = " ".join(str(failure).split())[:300]
-    raise StructureError(f"its forward pass cannot be exported: {reason}") from failure
-
-
-def _shape_spec(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`torch.export` wants the dynamic shapes by the names of the arguments, as the signature binds them."""
-    try:
-        bound = inspect.signature(twin.forward).bind(*args, **kwargs)
-    except TypeError:
-        return None
-    return dict(bound.arguments)
-
-
-def _plain_graph(module: fx.GraphModule) -> fx.Graph:
-    """The graph with flat arguments and results, sub-graphs inlined, assertions dropped."""
-    graph = fx.Graph()
-    values: dict[fx.Node, Any] = {}
-    for node in module.graph.nodes:
-        if node.op == "output":
-            leaves = pytree.tree_map_only(fx.Node, lambda n: values[n], node.args[0])
-            graph.output(tuple(pytree.tree_leaves(leaves)))
-        else:
-            _copy_node(module, node, graph, values)
-    return graph
-
-
-def _copy_node(module: nn.Module, node: fx.Node, graph: fx.Graph, values: dict[fx.Node, Any]) -> None:
-    name = getattr(node.target, "_schema", None) and node.target._schema.name.partition("::")[2]  # type: ignore[union-attr]
-    if node.op == "call_function" and name in _ASSERTIONS:
-        return
-    if node.op == "get_attr" and isinstance(_attribute(module, str(node.target)), fx.GraphModule):
-        values[node] = _attribute(module, str(node.target))
-        return
-    if isinstance(node.target, torch._ops.HigherOrderOperator):
-        values[node] = _inline(node, graph, values)
-        return
-    if node.op == "call_function" and node.target is operator.getitem:
-        source = values[node.args[0]]  # type: ignore[index]
-        if not isinstance(source, fx.Node):  # a part of an inlined sub-graph's result
-            values[node] = source[node.args[1]]
-            return
-    copied = graph.node_copy(node, lambda n: values[n])
-    copied.meta = {PATH: _path(node), "stack_trace": node.meta.get("stack_trace")}
-    if node.op == "placeholder":
-        copied.args = ()
-    values[node] = copied
-
-
-def _inline(node: fx.Node, graph: fx.Graph, values: dict[fx.Node, Any]) -> list[Any]:
-    """Copy the nodes of a sub-graph that only sets a mode; its results are detached where gradients were off."""
-    kind = str(node.target)
-    args = [values[a] if isinstance(a, fx.Node) else a for a in node.args]
-    at = next((i for i, a in enumerate(args) if isinstance(a, fx.GraphModule)), None)
-    mode = args[:at] if at is not None else []
-    grad, cast = kind == "wrap_with_set_grad_enabled", kind == "wrap_with_autocast" and mode[2] is False
-    if at is None or not (grad or cast):
-        raise StructureError(f"the forward pass contains {kind}, which cannot be rewritten (in {_path(node)})")
-    inner: dict[fx.Node, Any] = {}
-    given = iter(args[at + 1 :])
-    out: list[Any] = []
-    for child in args[at].graph.nodes:
-        if child.op == "placeholder":
-            inner[child] = next(given)
-        elif child.op == "output":
-            out = [inner[x] if isinstance(x, fx.Node) else x for x in pytree.tree_leaves(child.args[0])]
-        else:
-            _copy_node(args[at], child, graph, inner)
-    if grad and mode[0] is False:
-        out = [graph.call_function(torch.ops.aten.detach.default, (x,)) if _is_tensor(x) else x for x in out]
-    return out
-
-
-def _is_tensor(node: Any) -> bool:
-    return isinstance(node, fx.Node) and isinstance(node.target, torch._ops.OpOverload)
-
-
-def _attribute(module: nn.Module, target: str) -> Any:
-    found: Any = module
-    for part in target.split("."):
-        found = getattr(found, part)
-    return found
-
-
-def _path(node: fx.Node) -> str:
-    """Dotted path of the module that made a call; a module that is called twice has one path."""
-    stack = [v[0] for v in (node.meta.get("nn_module_stack") or {}).values()]
-    path = stack[-1] if stack and not stack[-1].startswith("_empty") else ""
-    return re.sub(r"@\d+", "", path)
-
-
-def _free_shape(exported: Any, position: int, leaf: Any) -> tuple[int | None, ...] | None:
-    if not isinstance(leaf, Tensor):
-        return None
-    names = exported.graph_signature.user_inputs
-    placeholders = {n.name: n for n in exported.graph.nodes if n.op == "placeholder"}
-    value = placeholders[names[position]].meta["val"]
-    return tuple([n if isinstance(n, int) else None for n in value.shape])
 
 
 def _names_dtype(node: fx.Node, dtype: torch.dtype) -> bool:
@@ -323,7 +156,7 @@ def _follow_dtype(graph: fx.Graph, model: nn.Module, inputs: Inputs, training: b
 
 
 def _constant(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and _op(node).removeprefix("new_").removesuffix(
+    return isinstance(node.target, torch._ops.OpOverload) and op_name(node).removeprefix("new_").removesuffix(
         "_like"
     ) in ("zeros", "ones", "full", "empty", "rand", "randn")
 
@@ -333,10 +166,12 @@ def _in_dtype(model: nn.Module, inputs: Inputs, dtype: torch.dtype, training: bo
     for device in ("meta", None):
         twin = clone(model, device).train(training).to(dtype)
         adopt_attention(twin)
-        _drop_objects(twin)
-        given = (to_meta(inputs) if device else inputs).map(lambda x: x.to(dtype) if x.is_floating_point() else x)
+        drop_objects(twin)
+        given = (to_meta(inputs) if device else inputs).map(
+            lambda x: x.to(dtype) if x.is_floating_point() else x
+        )
         try:
-            graph = _plain_graph(_export(twin, given).module(check_guards=False))
+            graph = plain_graph(export(twin, given).module(check_guards=False))
         except StructureError:
             continue
         return [n for n in graph.nodes if n.op == "call_function"]
@@ -358,7 +193,9 @@ def _follow_device(graph: fx.Graph) -> None:
         if device is None:
             with graph.inserting_after(last[0] if last else anchor):
                 device = graph.call_function(getattr, (anchor, "device"))
-        args, kwargs = pytree.tree_unflatten([device if isinstance(x, torch.device) else x for x in leaves], spec)
+        args, kwargs = pytree.tree_unflatten(
+            [device if isinstance(x, torch.device) else x for x in leaves], spec
+        )
         node.args, node.kwargs = args, kwargs
 
 
@@ -369,7 +206,7 @@ def _call_layers(graph: fx.Graph, twin: nn.Module, training: bool) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
-        path, op = node.meta.get(PATH, ""), _op(node)
+        path, op = node.meta.get(PATH, ""), op_name(node)
         if op in layers.get(path, ()):
             with graph.inserting_before(node):
                 call = graph.create_node("call_module", path, (_activation(node, op),), {})
@@ -380,11 +217,6 @@ def _call_layers(graph: fx.Graph, twin: nn.Module, training: bool) -> None:
             graph.erase_node(node)  # the counter of batches, which the layer counts itself
         else:
             _read_flag(graph, node, path, training)
-
-
-def _op(node: fx.Node) -> str:
-    name = node.target._schema.name.partition("::")[2]  # type: ignore[union-attr]
-    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
 
 
 def _activation(node: fx.Node, op: str) -> Any:
@@ -415,12 +247,12 @@ def _name_constants(graph: fx.Graph, module: nn.Module, twin: nn.Module) -> dict
     constants: dict[str, Tensor] = {}
     for node in list(graph.nodes):
         if node.op == "get_attr" and node.target not in known and not str(node.target).endswith("training"):
-            value = _attribute(module, str(node.target))
+            value = attribute(module, str(node.target))
             name = names.setdefault(str(node.target), f"_constant_{len(names)}")
             node.target = name
             constants[name] = value.detach().clone()
         elif node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
-            if _op(node) == "lift_fresh_copy":
+            if op_name(node) == "lift_fresh_copy":
                 node.target = torch.ops.aten.clone.default
             elif node.target is torch.ops.aten.detach_.default:
                 node.target = torch.ops.aten.detach.default
@@ -447,14 +279,9 @@ def export_free(inputs: Inputs, model: nn.Module) -> Inputs:
     tensors = [x for x in inputs.tensors() if x.dim()]
     if not tensors or any(x.shape[0] != 1 for x in tensors):
         return inputs
-    from netwright.structure.record import record
-
     double = inputs.map(lambda x: torch.cat([x, x]) if x.dim() else x)
     try:
         record(model, double)
     except ModelError:
         return inputs
     return double
-
-
-__all__ = ["Captured", "capture", "export_free"]

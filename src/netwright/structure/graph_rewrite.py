@@ -11,14 +11,15 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx
 
 from netwright.structure.graph import PATH
+from netwright.structure.graph_export import op_name
 from netwright.structure.labels import Traced
-from netwright.structure.layers import Shape
+from netwright.structure.layers import Shape, varying
 from netwright.structure.proof import Mismatch, Order
 
 
@@ -42,8 +43,8 @@ class Resized:
         traced: Labelled recording of the dense graph.
         shapes: Shape of every tensor after the surgery, by number.
         times: (units,) how often each unit is there afterwards.
-        order: Indices of the slots that a dimension with the given unit labels (n,) has afterwards; those that
-            stay, when None.
+        order: Indices of the slots that a dimension with the given unit labels (n,) has afterwards; those
+            that stay, when None.
     """
 
     traced: Traced
@@ -63,13 +64,14 @@ class Resized:
         return None if number is None else (self.traced.recording.shapes[number], self.shapes[number])
 
     def slots(self, node: fx.Node, dim: int) -> Tensor | None:
-        """Where the slots of a dimension come from: (rows, n) indices into the dense one; None if all stay."""
+        """Where the slots of a dimension come from: (rows, n) dense indices; None if all stay."""
         number = self.number(node)
         if number is None:
             return None
         layers = [la for la in self.traced.table[number] if la.shape[dim] > 1]
-        if not layers:
-            return None
+        same = self.traced.recording.shapes[number][dim] == self.shapes[number][dim]
+        if not layers or (same and (self.order is None or any(varying(la)[-1] != dim for la in layers))):
+            return None  # along an outer dimension all rows stay
         shape = torch.broadcast_shapes(*[la.shape for la in layers])
         rows = [la.expand(shape).movedim(dim, -1).reshape(-1, shape[dim]) for la in layers]
         if self.order is not None:
@@ -97,19 +99,14 @@ def rewrite(graph: fx.Graph, resized: Resized) -> fx.Graph:
         new = copy.node_copy(node, lambda n: values[n])
         values[node] = new
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
-            rule = _TABLE.get(_name(node))
+            rule = _TABLE.get(op_name(node))
             if rule is not None:
                 rule(_Pen(copy, node, new, resized))
     return copy
 
 
-def _name(node: fx.Node) -> str:
-    name = str(node.target._schema.name).partition("::")[2]  # type: ignore[union-attr]
-    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
-
-
 def _mismatch(node: fx.Node, what: str) -> Mismatch:
-    return Mismatch(what, _name(node), node.meta.get(PATH, ""))
+    return Mismatch(what, op_name(node), node.meta.get(PATH, ""))
 
 
 @dataclass
@@ -152,7 +149,7 @@ class _Pen:
                 return self.node.args[i] if i < len(self.node.args) else self.node.kwargs.get(name)
         return None
 
-    def refuse(self, what: str) -> None:
+    def refuse(self, what: str) -> NoReturn:
         """Give up on this node."""
         raise Unwritable(_mismatch(self.dense, what))
 
@@ -222,7 +219,7 @@ def _repeat_interleave(pen: _Pen) -> None:
 
 def _split(pen: _Pen) -> None:
     source = pen.resized.of(pen.dense.args[0])
-    parts = []
+    parts: list[tuple[Shape, Shape]] = []
     while (part := pen.resized.of(pen.dense, len(parts))) is not None:
         parts.append(part)
     if source is None or not parts:
@@ -248,8 +245,8 @@ def _slice(pen: _Pen) -> None:
         return
     dim = (pen.argument("dim") or 0) % len(source[0])
     size = source[0][dim]
-    named = ("start", "length") if _name(pen.dense) == "narrow" else ("start", "end")
-    bounds = [pen.argument(name) for name in named]
+    named = ("start", "length") if op_name(pen.dense) == "narrow" else ("start", "end")
+    bounds: list[Any] = [pen.argument(name) for name in named]
     step = pen.argument("step") or 1
     if source[0][dim] == source[1][dim] and pen.resized.order is None:
         return
@@ -259,7 +256,7 @@ def _slice(pen: _Pen) -> None:
     if named[1] == "length":
         bounds[1] = bounds[0] + bounds[1]
     taken = torch.zeros(size, dtype=torch.bool)
-    taken[slice(*bounds, step)] = True
+    taken[slice(bounds[0], bounds[1], step)] = True
     if slots is None or bool(taken.all()):
         found = pen.resized.of(pen.dense)
         if bool(taken.all()) or found is None or found[0] == found[1]:

@@ -1,8 +1,8 @@
 """The second way to a smaller network: rewrite the sizes in its exported graph.
 
 Taken where the network's own Python code hard-wires sizes. The graph of the dense network is recorded and
-labelled with the classes of its structure, its sizes are rewritten, the parameters are sliced by the same index
-maps as in place, and the small graph is recorded again and proved against the dense one.
+labelled with the classes of its structure, its sizes are rewritten, the parameters are sliced by the same
+index maps as in place, and the small graph is recorded again and proved against the dense one.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ def by_graph(
         reason = error.message if isinstance(error, (StructureError, ModelError)) else str(error)
         where = failure.module if failure else ""
         raise StructureError(
-            f"{tried}; nor as a graph: {reason}" if tried else f"{net.name} cannot be shrunk as a graph: {reason}",
+            f"{tried}; nor as a graph: {reason}"
+            if tried
+            else f"{net.name} cannot be shrunk as a graph: {reason}",
             f"leave that part alone with exclude=[{where!r}]" if where else None,
         ) from error
     why = f"its code cannot hold the new sizes: {failure}" if failure else "as asked"
@@ -125,9 +127,10 @@ def through_graph(
         factors: As in `Change`.
 
     Raises:
-        StructureError: if the forward pass cannot be exported or its sizes cannot be rewritten; names operator
-            and module.
+        StructureError: if the forward pass cannot be exported; says what `torch.export` said.
+        Unwritable: if its sizes cannot be rewritten, or are found wrong; names operator and module.
     """
+    kind = type(model).__name__
     inputs = export_free(net.inputs, model)
     captured = _capture(model, inputs, training=False)
     notes = []
@@ -142,12 +145,14 @@ def through_graph(
         if other is not None:
             passes["training_program"] = other
     except (StructureError, ModelError) as error:
-        notes.append(f"in training mode it runs as in eval mode, dropout and batch norms apart: {error.message}")
+        notes.append(
+            f"in training mode it runs as in eval mode, dropout and batch norms apart: {error.message}"
+        )
     constants: dict[str, Tensor] = {}
     programs: dict[str, Program] = {}
     proofs = []
     for name, found in passes.items():
-        dense = build(model, net.name, found.program, None, {}, {}, found.constants)
+        dense = build(model, kind, found.program, None, {}, {}, found.constants)
         seen = _see(dense, net, inputs, times, order, name != "program")
         _agrees(seen, net, kept)
         small = rewrite(found.program.graph, Resized(seen.traced, seen.shapes, seen.times, seen.order))
@@ -157,7 +162,7 @@ def through_graph(
         proofs.append((seen, name != "program"))
     network = build(
         model,
-        net.name,
+        kind,
         programs["program"],
         programs.get("training_program"),
         _sliced(model, kept, factors or {}),
@@ -167,7 +172,13 @@ def through_graph(
     for seen, training in proofs:
         again = record(network, inputs, training=training, real=False)
         failure = prove(
-            cast("Structure", seen), seen.traced, again, seen.shapes, seen.times, {**seen.kept, **kept}, seen.order
+            cast("Structure", seen),
+            seen.traced,
+            again,
+            seen.shapes,
+            seen.times,
+            {**seen.kept, **kept},
+            seen.order,
         )
         if failure is not None:
             raise Unwritable(failure)
@@ -246,7 +257,9 @@ def traced_as(traced: Traced, classes: Tensor) -> Traced:
             found = known[id(layer)] = classes[layer]
         return found
 
-    return Traced(traced.recording, [[mapped(la) for la in layers] for layers in traced.table], traced.uniform)
+    return Traced(
+        traced.recording, [[mapped(la) for la in layers] for layers in traced.table], traced.uniform
+    )
 
 
 def _components(labels: Labels, net: Structure, times: Tensor) -> tuple[Tensor, Tensor]:
@@ -286,9 +299,7 @@ def _unequal(labels: Labels, counts: Tensor, count: int) -> Mismatch:
     return Mismatch("in the graph, what stays meets what goes", "", "")
 
 
-def _maps(
-    layers: dict[str, dict[int, Tensor]], times: Tensor, order: Order | None, net: Structure
-) -> Kept:
+def _maps(layers: dict[str, dict[int, Tensor]], times: Tensor, order: Order | None, net: Structure) -> Kept:
     """What stays of the tensors that the graph has beside the network's parameters and buffers."""
     kept: Kept = {}
     for name, dims in layers.items():

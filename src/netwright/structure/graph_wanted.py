@@ -17,7 +17,9 @@ from netwright.structure.labels import Traced
 from netwright.structure.layers import Shape, factor
 from netwright.structure.record import Node
 
-_POINTWISE = frozenset("copy clone _to_copy where masked_fill native_dropout fill lerp addcmul addcdiv".split())
+_POINTWISE = frozenset(
+    "copy clone _to_copy where masked_fill native_dropout fill lerp addcmul addcdiv".split()
+)
 
 
 class Wanted:
@@ -114,7 +116,15 @@ class Wanted:
             if node.op in ("t", "transpose", "permute", "numpy_T", "swapaxes"):
                 for d, at in enumerate(_permutation(node, rank)):
                     self._want(source, at, new[d])
-            elif node.op in ("expand", "broadcast_to", "expand_as", "alias", "detach", "contiguous", "repeat"):
+            elif node.op in (
+                "expand",
+                "broadcast_to",
+                "expand_as",
+                "alias",
+                "detach",
+                "contiguous",
+                "repeat",
+            ):
                 self._aligned(source, out)
             elif node.op in ("slice", "narrow", "split", "split_with_sizes", "unsafe_split", "chunk"):
                 for d in range(rank):
