@@ -7,7 +7,7 @@ more than `--exact` million parameters in float32. Where widening all axes at on
 are found by halving. What is constant after construction is randomised first, so that no comparison is
 vacuous.
 
-    python benchmarks/index_maps.py [--set NAME ...] [--only GLOB] [--json FILE]
+    python benchmarks/index_maps.py [--set NAME ...] [--only GLOB ...] [--json FILE]
 """
 
 from __future__ import annotations
@@ -71,15 +71,19 @@ def families(verdicts: list[Repeatable]) -> list[list[str]]:
     return out
 
 
-def largest(groups: list[list[str]], attempt: Callable[[list[str]], Any]) -> tuple[list[str], Row]:
+def largest(
+    groups: list[list[str]], attempt: Callable[[list[str]], Any], until: float
+) -> tuple[list[str], Row]:
     """The groups of axes for which an attempt succeeds, found by halving, and why the others fail."""
+    if time.process_time() > until:
+        return [], {groups[0][0]: f"{len(groups)} groups of axes were not tried: out of time"}
     try:
         attempt([name for group in groups for name in group])
     except NetwrightError as error:
         if len(groups) == 1:
             return [], {groups[0][0]: error.message}
         half = len(groups) // 2
-        left, right = largest(groups[:half], attempt), largest(groups[half:], attempt)
+        left, right = largest(groups[:half], attempt, until), largest(groups[half:], attempt, until)
         return left[0] + right[0], {**left[1], **right[1]}
     return [name for group in groups for name in group], {}
 
@@ -139,7 +143,7 @@ def _widen(
         best[:] = [made]
         row[f"{key}_error"] = max(row.get(f"{key}_error", 0.0), compared(model, made, net))
 
-    works, fails = largest(groups, attempt)
+    works, fails = largest(groups, attempt, started + 60)
     row |= {f"{key}_axes": len(works), f"{key}_failed": fails}
     if fails and works:  # together, too
         try:
@@ -219,7 +223,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--set", action="append", choices=SETS, help="all sets when not given")
-    parser.add_argument("--only", help="pattern of names")
+    parser.add_argument("--only", action="append", help="patterns of names")
     parser.add_argument("--json", type=Path, help="write the rows here after every network")
     parser.add_argument(
         "--exact", type=float, default=30, help="million parameters up to which float64 is used"
@@ -232,7 +236,7 @@ def main() -> int:
     context = multiprocessing.get_context("fork")
     rows = []
     for case in networks(options.set or list(SETS)):
-        if options.only and not fnmatch.fnmatchcase(case.name, options.only):
+        if options.only and not any(fnmatch.fnmatchcase(case.name, p) for p in options.only):
             continue
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=_child, args=(theirs, case, options), daemon=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -267,7 +268,9 @@ def _verify(model: nn.Module, net: Structure, made: Shrunk, plan: Change) -> flo
         factors = _with_scales(plan.factors, fit_scales(made.scales, made.kept))
         small = replay(dense, made.kept, made.attributes, made.adopted, factors)
     else:
-        small = carry_out(dense, net, plan, made.how).model
+        wide = copy.copy(net)
+        wide.inputs = net.inputs.map(lambda x: x.double() if x.is_floating_point() else x)
+        small = carry_out(dense, wide, plan, made.how).model
     keep = plan.times > 0
     small.eval()
     if bool(keep.all()):
