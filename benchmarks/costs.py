@@ -89,13 +89,13 @@ def counted(model: nn.Module, inputs: Inputs) -> Counter[str]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), counter:
-            try:
-                to_meta(inputs).call(clone(model).eval())
-            except Exception:
-                counter = FlopCounterMode(display=False)
-                with counter:
-                    inputs.call(clone(model, None).eval())
+        try:
+            with torch.no_grad(), counter:
+                to_meta(inputs).call(clone(model).eval().requires_grad_(False))
+        except Exception:  # its Python needs values
+            counter = FlopCounterMode(display=False)
+            with torch.no_grad(), counter:
+                inputs.call(clone(model, None).eval().requires_grad_(False))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     total = counter.get_flop_counts().get("Global", {})

@@ -17,6 +17,7 @@ from netwright.structure import Structure, trace
 from netwright.structure.draw import bytes_text, count_text, table
 from netwright.structure.facts import describe, frozen, savings, uses, width
 from netwright.structure.picture import Picture, draw
+from netwright.structure.sources import place, unknown
 from netwright.structure.tree import Row, open_depth, tree
 
 needs_chromium = pytest.mark.skipif(chromium() is None, reason="chromium is not installed")
@@ -291,8 +292,12 @@ def test_a_layer_says_its_costs_and_its_axes(resnet: Structure, browser: Browser
     )
     browser.run("fc.querySelector('summary').dispatchEvent(new Event('pointerenter'))")
     said = browser.run("document.querySelector('.state p').textContent")
-    assert said.startswith("fc · addmm · output 2×10 · 640 MACs (0.0%) · 650 parameters (0.8%)")
-    assert said.endswith("on 2 axes")
+    shapes = "fc · addmm · input 2×64 · weight 10×64 · output 2×10"
+    assert said.startswith(f"{shapes} · 640 MACs (0.0%) · 650 parameters (0.8%)")
+    assert re.search(r"resnet_cifar\.py:\d+ · on layer3\.0\.downsample\.0, fc \(stays\)$", said)
+    # Each of its axes lights its layers in a colour of its own.
+    lit = "[...document.querySelectorAll('.row.%s > summary em')].map(e => e.textContent)"
+    assert browser.run(lit % "b") == ["fc"] and set(browser.run(lit % "on")) >= {"fc", "0", "conv2"}
     browser.run("fc.open = true")
     for _ in range(100):
         if browser.run("fc.querySelectorAll('.chip').length"):
@@ -304,6 +309,80 @@ def test_a_layer_says_its_costs_and_its_axes(resnet: Structure, browser: Browser
     assert browser.run("document.querySelector('.axis[aria-pressed=true] em').textContent") == (
         "layer3.0.downsample.0"
     )
+
+
+@needs_chromium
+def test_layers_are_found_by_name_and_walked_with_keys(
+    resnet: Structure, browser: Browser, tmp_path: Path
+) -> None:
+    draw(resnet, tmp_path / "net.html")
+    browser.events.clear()
+    browser.open(tmp_path / "net.html", width=1280)
+    browser.call("Emulation.setFocusEmulationEnabled", enabled=True)
+    browser.run("document.getElementById('close').click()")
+    seen = (
+        "[...document.querySelectorAll('.row')].filter(r => r.offsetParent && !r.classList.contains('miss'))"
+    )
+    closed = browser.run(f"{seen}.length")
+    press = "dispatchEvent(new KeyboardEvent('keydown', {key: '%s', bubbles: true, cancelable: true}))"
+    browser.run(press % "/")
+    assert browser.run("document.activeElement.id") == "seek"
+    browser.run("var field = document.getElementById('seek')")
+    write = "field.value = '%s'; field.dispatchEvent(new Event('input'))"
+    browser.run(write % "LAYER2.0.conv")
+    names = [f"layer2.0.conv{i}" for i in (1, 2)]
+    hits = "[...document.querySelectorAll('.row.hit')].filter(r => r.offsetParent).map(r => r.id)"
+    rows = {r.path: f"r{r.number}" for r in tree(resnet).walk() if r.kind == "layer"}
+    assert browser.run(hits) == [rows[name] for name in names]
+    assert browser.run("document.getElementById('hits').textContent") == "2 found"
+    browser.run(write % "nothing has this name")
+    assert browser.run(f"{seen}.length") == 0
+    browser.run(write % "")
+    assert browser.run(f"{seen}.length") == closed
+    browser.run("document.activeElement.blur()")
+    at = "document.activeElement.parentElement.id"
+    browser.run("document.querySelector('.tree summary').focus()")
+    first = browser.run(at)
+    browser.run("document.activeElement." + press % "ArrowDown")
+    assert browser.run(at) != first
+    browser.run("[...document.querySelectorAll('.row.block > summary')][0].focus()")
+    block = browser.run(at)
+    browser.run("document.activeElement." + press % "ArrowRight")
+    browser.run("document.activeElement." + press % "ArrowRight")
+    assert (
+        browser.run("document.activeElement.closest('details').parentElement.closest('details').id") == block
+    )
+    browser.run("document.activeElement." + press % "ArrowLeft")
+    browser.run("document.activeElement." + press % "ArrowLeft")
+    assert browser.run(at) == block and browser.run("document.activeElement.parentElement.open") is False
+    assert browser.complaints() == []
+
+
+@needs_chromium
+def test_the_map_shows_another_cost(resnet: Structure, browser: Browser, tmp_path: Path) -> None:
+    draw(resnet, tmp_path / "net.html")
+    browser.open(tmp_path / "net.html", width=1280)
+    high = "[...document.querySelectorAll('#map rect')].map(r => +r.getAttribute('height'))"
+    tallest = []
+    for cost in range(3):
+        browser.run(f"document.querySelector('[data-cost=\"{cost}\"]').click()")
+        heights = browser.run(high)
+        assert max(heights) == 60
+        tallest.append(heights.index(60))
+    assert len(set(tallest)) > 1
+
+
+@needs_chromium
+def test_an_operator_without_a_rule_is_shown_with_its_line(
+    odd: Structure, browser: Browser, tmp_path: Path
+) -> None:
+    draw(odd, tmp_path / "net.html")
+    browser.open(tmp_path / "net.html", width=1280)
+    (node,) = unknown(odd)
+    assert f"renorm, {place(node)}" in browser.run("document.querySelector('.notes .call').textContent")
+    assert browser.run("document.querySelector('.notes .call code').textContent") == place(node).text
+    assert browser.run("document.querySelector('.row small.bad').textContent") == "no rule"
+    assert str(place(node)) in browser.run("document.querySelector('.axis.stays .why').textContent")
 
 
 @needs_chromium

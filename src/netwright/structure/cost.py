@@ -6,7 +6,7 @@ of choices are priced at once without building a network.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,7 @@ class Operator:
         params: Elements of the parameters that it is the first to read.
         activation_bytes: Bytes that it allocates for its outputs; see `Cost`.
         shape: Shape of its first output, as recorded.
+        node: The call itself.
     """
 
     module: str
@@ -87,6 +88,7 @@ class Operator:
     params: int
     activation_bytes: int
     shape: tuple[int, ...]
+    node: Node = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class CostModel:
     def __init__(self, recording: Recording, table: list[Layers], sizes: Sizes, batch: int) -> None:
         self._recording, self._table, self._sizes = recording, table, sizes
         self._batch = max(batch, 1)
-        self._labels: list[tuple[str, str, tuple[int, ...]]] = []
+        self._nodes: list[tuple[Node, tuple[int, ...]]] = []
         self._terms: list[_Term] = []
         self._collect()
         width = max((len(t.rows) for t in self._terms), default=0)
@@ -135,11 +137,11 @@ class CostModel:
         """
         batch = 1 if whole else self._batch
         values = self._values(keep.numpy()[None])[0]
-        table = np.zeros((len(self._labels), 3), dtype=np.int64)
+        table = np.zeros((len(self._nodes), 3), dtype=np.int64)
         np.add.at(table, (self._owner, self._figure), values)
         return [
-            Operator(module, kind, -(-m // batch), p, -(-b // batch), shape)
-            for (module, kind, shape), (m, p, b) in zip(self._labels, table.tolist(), strict=True)
+            Operator(node.module, node.op, -(-m // batch), p, -(-b // batch), shape, node)
+            for (node, shape), (m, p, b) in zip(self._nodes, table.tolist(), strict=True)
         ]
 
     def total(self, keep: Tensor) -> Cost:
@@ -194,9 +196,9 @@ class CostModel:
             if not any(o >= 0 for o in node.outputs) or (not fresh and not node.inputs):
                 continue
             counted |= fresh
-            index = len(self._labels)
+            index = len(self._nodes)
             first = next(o for o in node.outputs if o >= 0)
-            self._labels.append((node.module, node.op, recording.shapes[first]))
+            self._nodes.append((node, recording.shapes[first]))
             self._macs(node, index)
             for number in sorted(fresh):
                 if number not in recording.buffers:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netwright import _files
+from netwright.structure.cost import VIEWS
 from netwright.structure.draw import bytes_text, count_text, shape_text, share_text
 from netwright.structure.facts import Use, savings, uses, width
+from netwright.structure.sources import place, unknown, where
 from netwright.structure.tree import Row, open_depth, tree
 
 if TYPE_CHECKING:
+    from netwright.structure.record import Node
     from netwright.structure.solve import Axis
     from netwright.structure.tracing import Structure
 
@@ -83,6 +86,8 @@ def html(net: Structure, title: str) -> str:
         bars=_scales(net, rows),
         axes=axes,
         map=_bars(slots),
+        unknown=_unknown(net),
+        without=set(net.labels.unknown),
         arcs=[_arc(span[0], span[-1], longest, len(slots)) for span in spans if len(span) > 1],
         document={"longest": longest, **_document(net, rows, slots, owner, axes, on)},
         size={"wide": _WIDE, "bars": _BARS, "arcs": _ARCS},
@@ -98,18 +103,33 @@ def _axis(net: Structure, axis: Axis, on: list[Use], saved: list[float] | None) 
     facts = [f"{cells}{axis.size} {unit}{f' of {each}' if each > 1 else ''} in {layers}"]
     if saved is not None:
         facts.append(f"half saves {saved[0]:.1%} MACs")
-    where = ""
-    if axis.node is not None:
-        where = f"{axis.node.op} in {axis.node.module}" if axis.node.module else axis.node.op
     return {
         "name": axis.name,
         "free": axis.prunable,
         "facts": " · ".join(facts),
         "why": axis.reason,
-        "where": where,
+        "where": where(axis.node),
+        "code": _code(axis.node),
         "macs": saved[0] if saved is not None else 0.0,
         "params": saved[1] if saved is not None else 0.0,
     }
+
+
+def _code(node: Node | None) -> str:
+    """The text of the line that called an operator."""
+    found = place(node)
+    return found.text if found is not None else ""
+
+
+def _unknown(net: Structure) -> list[dict[str, Any]]:
+    """Operators without a rule, each with the lines that call it as (place, text)."""
+    by: dict[str, list[Node]] = {}
+    for node in unknown(net):
+        by.setdefault(node.op, []).append(node)
+    return [
+        {"op": op, "calls": list(dict.fromkeys((where(node), _code(node)) for node in nodes))[:8]}
+        for op, nodes in by.items()
+    ]
 
 
 def _labels(net: Structure) -> dict[str, str]:
@@ -178,10 +198,12 @@ def _document(
 ) -> dict[str, Any]:
     """What the page's script needs."""
     numbers = {name: i for i, name in enumerate(owner)}
-    shapes, known = net.recording.shapes, net.recording.parameters
+    shapes, known, own = net.recording.shapes, net.recording.parameters, _own(net)
     return {
-        "rows": [_facts(net, row) for row in rows],
+        "rows": [_facts(net, row, own) for row in rows],
         "slots": [row.number for row in slots],
+        "costs": [[r.macs, r.params, r.operator.activation_bytes if r.operator else 0] for r in slots],
+        "code": _lines(rows),
         "tensors": [[name, shape_text(shapes[known[name]]), row] for name, row in owner.items()],
         "axes": [
             {
@@ -195,12 +217,33 @@ def _document(
     }
 
 
-def _facts(net: Structure, row: Row) -> list[str]:
-    """A row's name and its costs in words."""
+def _lines(rows: list[Row]) -> dict[str, Any]:
+    """The lines of code that call the operators: every place and text once, and the number of each row's."""
+    found: dict[tuple[str, str], int] = {}
+    of = []
+    for row in rows:
+        at = place(row.operator.node) if row.operator is not None else None
+        of.append(-1 if at is None else found.setdefault((str(at), at.text), len(found)))
+    return {"lines": list(found), "of": of}
+
+
+def _own(net: Structure) -> set[int]:
+    """Numbers of the parameters and of the views of them: what no operator has computed."""
+    own = set(net.recording.parameters.values())
+    for node in net.recording.nodes:
+        if node.op in VIEWS and node.inputs and node.inputs[0] in own:
+            own.update(node.outputs)
+    return own
+
+
+def _facts(net: Structure, row: Row, own: set[int]) -> list[str]:
+    """A row's name, its shapes and its costs in words."""
     name = row.path or net.name
+    shapes, numbers = net.recording.shapes, net.recording.parameters
     if row.kind == "parameter":
-        number = net.recording.parameters[row.tensors[0]]
-        return [row.tensors[0], "buffer" if number in net.recording.buffers else "parameter"]
+        number = numbers[row.tensors[0]]
+        kind = "buffer" if number in net.recording.buffers else "parameter"
+        return [row.tensors[0], f"{kind} {shape_text(shapes[number])}"]
     costs = [
         f"{row.macs:,} MACs ({share_text(row.macs, net.macs)})" if row.macs else "",
         f"{row.params:,} parameters ({share_text(row.params, net.params)})" if row.params else "",
@@ -209,4 +252,18 @@ def _facts(net: Structure, row: Row) -> list[str]:
         return [name, f"{row.count} operator{'s' if row.count != 1 else ''}", *filter(None, costs)]
     o = row.operator
     memory = f"{bytes_text(o.activation_bytes)} of activations" if o.activation_bytes else "in place"
-    return [name, o.kind, f"output {shape_text(o.shape)}", *filter(None, costs), memory]
+    read = [shapes[i] for i in dict.fromkeys(o.node.inputs) if i not in own]
+    given = f"input {' and '.join(map(shape_text, read[:3]))}{' …' if len(read) > 3 else ''}" if read else ""
+    held = [
+        f"{n.rpartition('.')[2]} {shape_text(shapes[numbers[n]])}"
+        for n in row.tensors
+        if n.endswith("weight")
+    ]
+    return [
+        name,
+        o.kind,
+        *filter(None, [given, *held]),
+        f"output {shape_text(o.shape)}",
+        *filter(None, costs),
+        memory,
+    ]

@@ -12,7 +12,7 @@ D.axes.forEach((axis, a) => axis.uses.forEach(([t, ...rest]) => onRow[D.tensors[
 const place = new Map(D.slots.map((r, i) => [r, i]));
 const rects = $("#map rect"), state = document.querySelector(".state p"), arcs = document.querySelector("#map .now");
 const rowsOf = a => [...new Set(D.axes[a].uses.map(u => D.tensors[u[0]][2]))].sort((x, y) => x - y);
-const hello = "Each bar is a layer, as high as its share of the multiply-accumulates; each arc is an axis, from its first layer to its last. Choose an axis to see what is tied, or a layer to see its axes.";
+const hello = "Each bar is a layer, as high as its cost; each arc is an axis, from its first layer to its last. Choose an axis to see what is tied, or a layer to see its axes.";
 
 let pinned = null, marked = [];
 const mark = (e, cls) => { if (e) { e.classList.add(cls); marked.push([e, cls]); } };
@@ -27,19 +27,21 @@ function clear() {
 }
 
 // Arcs from the first of some places to all others.
-function fan(places) {
+function fan(places, cls) {
   for (const i of places.slice(1)) {
     const a = middle(places[0]), b = middle(i), far = Math.min(1, (i - places[0]) / D.longest), path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+    if (cls) path.setAttribute("class", cls);
     path.setAttribute("d", `M${a} ${BARS}Q${(a + b) / 2} ${BARS + DEEP * Math.sqrt(far)} ${b} ${BARS}`);
     arcs.append(path);
   }
 }
 
-function ties(a) {
+// An axis lights its rows, its bars and its arcs; a second one at once has another colour.
+function ties(a, cls = "on") {
   const rows = rowsOf(a), inside = new Map();
   for (const r of rows) {
-    mark(row(r), "on");
-    mark(rects[place.get(r)], "on");
+    mark(row(r), cls);
+    mark(rects[place.get(r)], cls);
     for (let up = row(r).parentElement.closest("details"); up; up = up.parentElement.closest("details")) {
       inside.set(up, (inside.get(up) || 0) + 1);
     }
@@ -48,7 +50,7 @@ function ties(a) {
     mark(up, "has");
     up.querySelector("small").dataset.has = n;
   }
-  fan(rows.map(r => place.get(r)).sort((x, y) => x - y));
+  fan(rows.map(r => place.get(r)).sort((x, y) => x - y), cls === "on" ? "" : cls);
   get("map").classList.add("busy");
 }
 
@@ -63,15 +65,17 @@ function showRow(r) {
   clear();
   if (pinned !== null) ties(pinned);
   mark(rects[place.get(r)], "at");
-  const mine = [...new Set(onRow[r].map(u => u[0]))];
-  if (pinned === null && mine.length) {
-    get("map").classList.add("busy");
-    for (const a of mine) fan(rowsOf(a).map(x => place.get(x)).sort((x, y) => x - y));
-  }
+  const mine = [...new Set(onRow[r].map(u => u[0]))].sort((x, y) => D.axes[y].free - D.axes[x].free);
+  if (pinned === null) mine.slice(0, 2).forEach((a, i) => ties(a, i ? "b" : "on"));
   for (const a of mine) mark(document.querySelector(`.axis[data-a="${a}"]`), "lit");
-  const [name, ...rest] = D.rows[r];
-  if (mine.length) rest.push(`on ${mine.length} ax${mine.length === 1 ? "is" : "es"}`);
+  const [name, ...rest] = D.rows[r], line = D.code.lines[D.code.of[r]];
+  if (line) rest.push(line[0]);
   say(name, " · " + rest.join(" · "));
+  mine.forEach((a, i) => {
+    state.append(i ? ", " : " · on ");
+    if (pinned === null && i < 2) state.append(el("i", i ? "b" : ""));
+    state.append(D.axes[a].name + (D.axes[a].free ? "" : " (stays)"));
+  });
 }
 
 function rest() {
@@ -136,7 +140,13 @@ function fill(r) {
     list.append(item);
   });
   const facts = D.rows[r].slice(1).join(" · ");
-  box.append(el("p", "", facts), list);
+  box.append(el("p", "", facts));
+  const line = D.code.lines[D.code.of[r]];
+  if (line) {
+    box.append(el("p", "", line[0]));
+    if (line[1]) box.append(el("code", "line", line[1]));
+  }
+  box.append(list);
 }
 
 D.rows.forEach((_, r) => {
@@ -156,7 +166,75 @@ for (const button of $(".axis")) {
   button.addEventListener("blur", rest);
 }
 get("clear").addEventListener("click", () => pin(pinned));
-addEventListener("keydown", e => { if (e.key === "Escape" && pinned !== null) pin(pinned); });
+
+// Keys: the rows that are seen are a list to walk through, the tree opens and closes.
+const shown = () => $(".tree summary").filter(s => s.offsetParent !== null);
+const above = details => details.parentElement.closest("details");
+function step(summary, key) {
+  const details = summary.parentElement, outer = above(details);
+  if (key === "ArrowRight" && !details.open) { details.open = true; return; }
+  if (key === "ArrowLeft" && details.open) { details.open = false; return; }
+  if (key === "ArrowLeft") { if (outer) outer.querySelector("summary").focus(); return; }
+  const all = shown(), i = all.indexOf(summary);
+  const to = { ArrowUp: i - 1, ArrowDown: i + 1, ArrowRight: i + 1, Home: 0, End: all.length - 1 }[key];
+  if (all[to]) all[to].focus();
+}
+addEventListener("keydown", e => {
+  const at = document.activeElement, typing = at && /^(INPUT|SELECT)$/.test(at.tagName);
+  if (e.key === "Escape") {
+    if (typing && at.value) { at.value = ""; at.dispatchEvent(new Event("input")); }
+    else if (typing) at.blur();
+    else if (pinned !== null) pin(pinned);
+  } else if (e.key === "/" && !typing) {
+    e.preventDefault();
+    get("seek").focus();
+  } else if (at && at.matches(".tree summary") && /^(Arrow|Home|End)/.test(e.key) && !e.altKey && !e.ctrlKey && !e.metaKey) {
+    e.preventDefault();
+    step(at, e.key);
+  }
+});
+
+// Finding layers: what matches stays, with all that is around it; what was open comes back.
+const all = D.rows.map((_, r) => row(r)), words = D.rows.map((facts, r) => `${facts[0]} ${all[r].querySelector("summary .n").textContent}`.toLowerCase());
+let before = null, found = [], next = 0;
+function seek(text) {
+  const wanted = text.trim().toLowerCase();
+  if (before === null && wanted) before = new Set(all.filter(d => d.open));
+  found = wanted ? all.filter((_, r) => words[r].includes(wanted)) : [];
+  next = 0;
+  const hits = new Set(found), keep = new Set(found), around = new Set();
+  for (const d of found) for (let up = above(d); up && !around.has(up); up = above(up)) { around.add(up); keep.add(up); }
+  for (const d of all) if (hits.has(above(d)) || (keep.has(above(d)) && !around.has(above(d)))) keep.add(d);  // all of a module that is found
+  for (const d of all) {
+    d.classList.toggle("hit", hits.has(d));
+    d.classList.toggle("miss", Boolean(wanted) && !keep.has(d));
+    if (d.classList.contains("block")) d.open = wanted ? around.has(d) : before === null ? d.open : before.has(d);
+  }
+  if (!wanted) before = null;
+  get("hits").textContent = wanted ? `${found.length} found` : "";
+}
+get("seek").addEventListener("input", e => seek(e.target.value));
+get("seek").addEventListener("keydown", e => {
+  if (e.key !== "Enter" || !found.length) return;
+  const d = found[next++ % found.length];
+  d.scrollIntoView({ block: "center" });
+  d.classList.remove("flash");
+  void d.offsetWidth;
+  d.classList.add("flash");
+  showRow(+d.id.slice(1));
+});
+
+// What the bars of the map show.
+function bars(which) {
+  const values = D.costs.map(c => c[which]), peak = Math.max(1, ...values);
+  values.forEach((v, i) => {
+    const high = v ? Math.max(1.5, (BARS - 4) * v / peak) : 1.5;
+    rects[i].setAttribute("y", (BARS - high).toFixed(2));
+    rects[i].setAttribute("height", high.toFixed(2));
+  });
+  $(".which button").forEach(b => b.setAttribute("aria-pressed", String(+b.dataset.cost === which)));
+}
+$(".which button").forEach(b => b.addEventListener("click", () => bars(+b.dataset.cost)));
 
 // The map: the bar under the pointer is a layer.
 const svg = document.querySelector("#map svg");
