@@ -35,6 +35,15 @@ def _packed(x):
     return pad_packed_sequence(packed, batch_first=True)[0]
 
 
+def _interleaved(m, x):
+    """Attention with query, key and value of a head side by side, and a table over half of its width."""
+    heads = m.qkv(x).unflatten(-1, (m.n, -1)).transpose(1, 2)  # (B, heads, N, 3 * width)
+    q, k, v = heads.chunk(3, dim=-1)
+    q = torch.cat([q[..., :2] * m.table, q[..., 2:]], dim=-1)
+    scores = (q @ k.transpose(-1, -2)).softmax(-1)
+    return m.o((scores @ v).transpose(1, 2).flatten(2))
+
+
 MASK = torch.tensor([[True, False, True, True], [False, True, False, False]])
 INDEXED = [
     Case("gathered tokens", lambda: dense(lambda m, x: x.gather(1, _rows(x, 2, 0))), WHOLE, TOKENS),
@@ -125,6 +134,18 @@ COMPUTED = [
         {"a": (1, 8), "w": (1, 6)},
     ),
     Case(
+        "a grouped convolution of which the weight is normalised",
+        lambda: pair(lambda m, x: m.c(x), into=12, c=parametrizations.weight_norm(conv(8, 12, 3, groups=2))),
+        {"a": (1, 4), "c.parametrizations.weight.original1": (2, 6)},
+    ),
+    Case(
+        "a grouped convolution, normalised over its kernel, on a residual path",
+        lambda: pair(
+            lambda m, x: x + m.c(x), c=parametrizations.weight_norm(conv(8, 8, 3, groups=2, padding=1), dim=3)
+        ),
+        {"a": (1, 4)},
+    ),
+    Case(
         "a factor of its own for every width of every head",
         lambda: dense(
             lambda m, x: (m.c(x).unflatten(-1, (m.n, -1)) * m.v).sum(-1),
@@ -137,6 +158,13 @@ COMPUTED = [
         {"a": (1, 8), "c": (1, 3)},
         TOKENS,
         {"v": "one factor of a product"},
+    ),
+    Case(
+        "heads of which query, key and value lie together",
+        lambda: Net(_interleaved, qkv=nn.Linear(6, 36), o=nn.Linear(12, 5), table=torch.randn(4, 2), n=3),
+        {"qkv": (1, 3)},
+        TOKENS,
+        {"table#2": "heads go whole"},
     ),
     Case(
         "an inner product of two parameters",

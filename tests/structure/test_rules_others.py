@@ -29,9 +29,10 @@ NORMS = [
     Case("group norm", norm(nn.GroupNorm(2, 8)), {"a": (2, 4)}),
     Case("group norm of one group", norm(nn.GroupNorm(1, 8)), A),
     Case("group norm without parameters", norm(nn.GroupNorm(2, 8, affine=False)), {"a": (2, 4)}),
+    Case("group norm, a group a channel", norm(nn.GroupNorm(8, 8)), A),
     Case(
-        "group norm, a group a channel",
-        norm(nn.GroupNorm(8, 8)),
+        "group norm without parameters, a group a channel",
+        norm(nn.GroupNorm(8, 8, affine=False)),
         {},
         frozen={"a": "every channel is a group"},
     ),

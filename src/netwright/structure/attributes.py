@@ -53,6 +53,8 @@ def typed_attributes(model: nn.Module, kept: Kept) -> Iterator[tuple[str, dict[s
             values = {"normalized_shape": tuple(size(path, "weight", d) for d in range(module.weight.dim()))}
         elif isinstance(module, nn.GroupNorm) and module.weight is not None:
             values = {"num_channels": size(path, "weight", 0)}
+            if module.num_groups == module.num_channels:
+                values["num_groups"] = values["num_channels"]
         elif isinstance(module, nn.Embedding):
             values = {"embedding_dim": size(path, "weight", 1)}
         elif isinstance(module, nn.RNNBase):

@@ -203,7 +203,9 @@ def _replay(
             return type(ref)([value(v) for v in ref])
         return ref
 
-    for node in recording.nodes:
+    last = {i: at for at, node in enumerate(recording.nodes) for i in (*node.inputs, *node.outputs)}
+    returned = set(recording.outputs)
+    for at, node in enumerate(recording.nodes):
         special = _SPECIAL.get(node.op)
         args = [value(a) for a in node.args]
         kwargs = {k: value(v) for k, v in node.kwargs.items()}
@@ -219,6 +221,10 @@ def _replay(
         for number, tensor in zip(node.outputs, outs, strict=False):
             if number >= 0:
                 held[number] = _hide(tensor, mask(number))
+        for number in (*node.inputs, *node.outputs):
+            if last[number] == at and number not in returned:  # no copy of a parameter outlives its use
+                held.pop(number, None)
+                masks.pop(number, None)
     return [held[o] if o in held else values[o] for o in recording.outputs], plain
 
 

@@ -165,7 +165,7 @@ class Solver:
             dims = varying(mapped)
             if len(dims) < 2:
                 # Ties left one unit a row: where the number of rows is fixed, nothing of it can go.
-                whole = dims and dims[0] != block.ragged and block.kind in ("groups", "split")
+                whole = dims and dims[0] == 0 != block.ragged and block.kind in ("groups", "split")
                 if whole and not partition.frozen[mapped.numpy()].all():
                     reason = "only whole parts of a split could go, and their number is fixed"
                     self._freeze(partition, mapped.numpy(), reason, block.node)
@@ -276,7 +276,7 @@ class Solver:
             for dim, layer in dims.items():
                 found = classes[layer.reshape(-1).numpy()]
                 np.add.at(signature, found, self.rng.integers(-(2**62), 2**62))
-                rank = 0 if dim == 0 and layer.dim() > 1 else 1
+                rank = 0 if dim == self.labels.outgoing.get(name, 0) and layer.dim() > 1 else 1
                 for c in np.unique(found).tolist() if rank == 0 else found[:1].tolist():
                     if better.get(c, 2) > rank:
                         better[c], owner[c] = rank, stem

@@ -179,6 +179,8 @@ def _computed_weight(
 ) -> Tensor | None:
     """A weight that is itself computed (standardised, normalised, generated)."""
     shape = walk.shape(w)
+    if groups > 1 and row == 0 and shape[1] > 1 and shape[0] > groups:
+        return _computed_groups(walk, w, incoming, groups)
     outgoing = None
     for layer in walk.layers_of(w):
         dims = varying(layer)
@@ -198,6 +200,26 @@ def _computed_weight(
         walk.freeze(incoming, "the computed weight of the convolution has no units there")
     if groups > 1 and outgoing is None and incoming is not None:
         walk.freeze(incoming, "the computed weight of the convolution has no units there")
+    return outgoing
+
+
+def _computed_groups(walk: Walk, w: int, incoming: Tensor | None, groups: int) -> Tensor | None:
+    """A computed weight (O, K/g, ...): what stays of its columns is the same for all groups."""
+    outgoing: Tensor | None = None
+    columns: Tensor | None = None
+    for layer in walk.layers_of(w):
+        dims = varying(layer)
+        if dims == (0,):
+            outgoing = layer.reshape(-1)
+        elif dims == (1,) and incoming is not None:
+            columns = layer.reshape(-1)
+            walk.tie(columns, incoming.reshape(groups, -1))
+        else:
+            walk.freeze(layer, "a computed convolution weight")
+    if columns is None and incoming is not None:
+        walk.freeze(incoming, "the computed weight of the convolution has no units there")
+    if outgoing is not None:
+        walk.block(outgoing.reshape(groups, -1), "groups")
     return outgoing
 
 

@@ -179,7 +179,7 @@ def split(walk: Walk, node: Node) -> list[Layers]:
         if len(set(sizes)) == 1 and len(sizes) > 1:
             rows = layer.unflatten(dim, (len(sizes), sizes[0]))
             if len(varying(rows)) > 1 and rows.shape[dim + 1] > 1:
-                walk.block(rows.movedim(dim + 1, -1), "split")
+                walk.block(rows.movedim((dim, dim + 1), (0, -1)), "split")
         for part, piece in zip(parts, layer.split(sizes, dim), strict=True):
             part.append(compress(piece))
     return parts

@@ -92,6 +92,8 @@ def group_norm(walk: Walk, node: Node) -> list[list[Tensor]]:
     if channels is None:
         return [[] for _ in node.outputs]
     size = walk.shape(x)[1]
+    if groups == size and own:  # the number of groups is the number of channels, and follows it
+        return [[channels]] + [[] for _ in node.outputs[1:]]
     if groups == size:
         walk.freeze(channels, "every channel is a group of its own, and the number of groups is fixed")
     elif groups > 1:
