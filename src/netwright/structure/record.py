@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from netwright.errors import ModelError
 from netwright.structure.attention import adopt_attention
 from netwright.structure.inputs import Inputs, to_meta
+from netwright.structure.kernels import KERNELS
 from netwright.structure.sources import caller
 
 
@@ -145,7 +146,10 @@ class _Recorder(TorchDispatchMode):
         seen: list[int] = []
         held = tuple([self.refer(a, seen) for a in args])
         named = {k: self.refer(v, seen) for k, v in kwargs.items()}
-        out = func(*args, **kwargs)
+        kernel = KERNELS.get(func) if not self.recording.real else None
+        out = kernel(*args, **kwargs) if kernel is not None else None
+        if out is None:
+            out = func(*args, **kwargs)
         if isinstance(out, Tensor):
             outputs = [self.number(out)]
         elif isinstance(out, (list, tuple)):

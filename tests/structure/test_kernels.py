@@ -1,0 +1,84 @@
+"""The quick shapes of common operators are those of the operators themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from netwright.structure.kernels import KERNELS
+
+aten = torch.ops.aten
+
+
+def meta(*shape: int, order: tuple[int, ...] | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    x = torch.empty(shape, device="meta", dtype=dtype)
+    return x if order is None else x.permute(order)
+
+
+IMAGE = (2, 6, 5, 4)
+LAST = meta(2, 5, 4, 6, order=(0, 3, 1, 2))
+CALLS: list[tuple[Any, tuple[Any, ...]]] = [
+    *[(op, (x,)) for op in KERNELS if len(op._schema.arguments) == 1 for x in (meta(*IMAGE), LAST, meta())],
+    (aten.gelu.default, (LAST,)),
+    (aten.leaky_relu.default, (LAST, 0.1)),
+    (aten.hardtanh.default, (meta(3), 0.0, 6.0)),
+    *[
+        (op, pair)
+        for op in (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
+        for pair in (
+            (meta(*IMAGE), meta(*IMAGE)),
+            (LAST, LAST),
+            (LAST, meta(*IMAGE)),
+            (meta(*IMAGE), meta(6, 1, 1)),
+            (meta(6, 1, 1), meta(*IMAGE)),
+            (meta(*IMAGE), meta(1, 6, 5, 4)),
+            (meta(2, 1, 5, 4), meta(*IMAGE)),
+            (meta(*IMAGE), 0.5),
+            (meta(*IMAGE), meta(*IMAGE, dtype=torch.float64)),
+            (meta(*IMAGE, dtype=torch.int64), 2),
+            (meta(*IMAGE, dtype=torch.int64), 0.5),
+            (meta(*IMAGE), meta()),
+        )
+    ],
+    (aten.native_layer_norm.default, (meta(2, 7, 6), [6], meta(6), meta(6), 1e-5)),
+    (aten.native_layer_norm.default, (meta(2, 7, 6), [7, 6], None, None, 1e-5)),
+    (aten.native_layer_norm.default, (meta(2, 6, 7).transpose(1, 2), [6], meta(6), meta(6), 1e-5)),
+    (aten.native_batch_norm.default, (meta(*IMAGE), *[meta(6)] * 4, False, 0.1, 1e-5)),
+    (aten.native_batch_norm.default, (LAST, *[meta(6)] * 4, False, 0.1, 1e-5)),
+    (aten.native_batch_norm.default, (meta(4, 6), *[meta(6)] * 4, True, 0.1, 1e-5)),
+    (aten._softmax.default, (meta(2, 7, 6), -1, False)),
+    (aten._safe_softmax.default, (meta(2, 7, 6), -1)),
+    (aten.addmm.default, (meta(5), meta(3, 4), meta(5, 4).t())),
+    (aten.addmm.default, (meta(3, 5), meta(3, 4), meta(4, 5))),
+    (aten.mean.dim, (meta(*IMAGE), [2, 3])),
+    (aten.mean.dim, (meta(*IMAGE), [-1], True)),
+    (aten.mean.dim, (LAST, [2, 3], True)),
+    (aten.roll.default, (meta(*IMAGE), [1, 2], [2, 3])),
+    (aten.roll.default, (meta(*IMAGE), [3])),
+]
+
+
+@pytest.mark.parametrize(
+    ("operator", "args"), CALLS, ids=lambda v: str(v) if not isinstance(v, tuple) else ""
+)
+def test_quick_shapes_are_those_of_the_operator(operator: Any, args: tuple[Any, ...]) -> None:
+    quick = KERNELS[operator](*args)
+    if quick is None:  # left to the operator
+        return
+    real = operator(*args)
+    quick, real = ((x,) if isinstance(x, Tensor) else tuple(x) for x in (quick, real))
+    for ours, theirs in zip(quick, real, strict=True):
+        assert (ours.shape, ours.dtype, ours.stride()) == (theirs.shape, theirs.dtype, theirs.stride())
+
+
+def test_the_common_cases_are_quick() -> None:
+    left = [KERNELS[operator](*args) is None for operator, args in CALLS]
+    assert sum(left) < len(left) / 2
+
+
+def test_operands_that_do_not_fit_are_left_to_the_operator() -> None:
+    assert KERNELS[aten.addmm.default](meta(5), meta(3, 4), meta(3, 5)) is None
+    assert KERNELS[aten.add.Tensor](meta(2, 3), meta(2, 4)) is None
