@@ -16,7 +16,8 @@ import torch
 from battery.timm_nets import SMALLEST
 from torch import nn
 
-_SIDE = 96
+#: Image sizes that are tried, small ones first: multiples of the usual strides and patches.
+_SIDES = (96, 98, 112, 128)
 
 
 def create(name: str) -> nn.Module:
@@ -33,14 +34,16 @@ def side(name: str) -> int:
     model = timm.create_model(name).eval()
     own = int(model.default_cfg["input_size"][-1])
     channels = model.default_cfg["input_size"][0]
-    if model.default_cfg.get("fixed_input_size") or own <= _SIDE:
+    if model.default_cfg.get("fixed_input_size"):
         return own
-    try:
-        with torch.no_grad():
-            model(torch.randn(1, channels, _SIDE, _SIDE))
-    except (RuntimeError, AssertionError, ValueError, TypeError):
-        return own
-    return _SIDE
+    for size in _SIDES:
+        try:
+            with torch.no_grad():
+                model(torch.randn(1, channels, size, size))
+        except (RuntimeError, AssertionError, ValueError, TypeError):
+            continue
+        return min(size, own)
+    return own
 
 
 def main() -> None:
