@@ -41,8 +41,8 @@ class Block:
     Attributes:
         labels: Labels; `ragged` is the dimension within a row, the other varying ones count the rows.
         ragged: The innermost varying dimension.
-        kind: What made it: "view", "split", "groups"; "shuffle" when the rows, which then lie along the
-            outer dimension, are interleaved.
+        kind: What made it: "view", or "split" and "groups", whose parts lie along dimension 0; "shuffle"
+            when the rows, which then lie along the outer dimension, are interleaved.
         node: The operator call.
     """
 
@@ -76,6 +76,7 @@ class Labels:
         heads: "whole" ties the units of each attention head, so heads go whole; "width" narrows every
             head alike.
         given: Parameter name -> {dimension: layer}; instead of fresh units (used to prove a surgery).
+        whole_at: Operator calls, by id, at which tables of one head's width stay (see `heads`).
     """
 
     heads: str = "whole"
@@ -86,8 +87,15 @@ class Labels:
     blocks: list[Block] = field(default_factory=list)
     parameters: dict[str, dict[int, Tensor]] = field(default_factory=dict)
     unknown: dict[str, list[str]] = field(default_factory=dict)
+    #: Parameter -> the dimension that labels what it makes, where that is not the first.
+    outgoing: dict[str, int] = field(default_factory=dict)
     #: By id, layers whose rows do not lie along the innermost varying dimension, and the one they do.
     ragged: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
+    whole_at: frozenset[int] = frozenset()
+    #: Where layers of rows meet something that spans a row but not the rows.
+    broad: list[tuple[Node, Tensor]] = field(default_factory=list)
+    #: Layers whose rows a product made whole.
+    heads_met: list[Tensor] = field(default_factory=list)
 
     def walk(self, recording: Recording) -> Traced:
         """Label every tensor of a recording.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from netwright.errors import ModelError, UsageError
 from netwright.structure.cost import CONVOLUTIONS, PRODUCTS, VIEWS, Cost, CostModel, Operator
+from netwright.structure.heads import whole_rows, without_product
 from netwright.structure.inputs import Inputs
 from netwright.structure.labels import Freeze, Labels, Traced
 from netwright.structure.layers import varying
@@ -236,9 +237,7 @@ def trace(
         raise UsageError(f"heads={heads!r} is not known", 'choose "whole" or "width"')
     inputs = Inputs.of(example)
     recording = record(model, inputs)
-    labels = Labels(heads=heads)
-    runs = [labels.walk(recording)]
-    notes = []
+    recordings, notes = [recording], []
     unseen = _unseen(recording)
     if unseen:
         try:
@@ -247,18 +246,36 @@ def trace(
             second = None
             notes.append(f"branches that run only in training could not be recorded: {error.message}")
         if second is not None and set(unseen) - set(_unseen(second)):
-            runs.append(labels.walk(second))
+            recordings.append(second)
             unseen = sorted(set(unseen) & set(_unseen(second)))
             notes.append("branches that run only in training were recorded too")
     if unseen:
         shown = ", ".join(unseen[:3]) + (" …" if len(unseen) > 3 else "")
         notes.append(f"{len(unseen)} parameters are not used by the forward pass: {shown}")
-    freezes = [*(extra or []), *_excluded(labels, list(recording.parameters), exclude)]
+    labels, runs, partition = _labelled(recordings, Labels(heads=heads), exclude, extra)
+    whole = whole_rows(labels, partition)
+    while whole:
+        labels, runs, partition = _labelled(recordings, Labels(heads=heads, whole_at=whole), exclude, extra)
+        wrong = without_product(labels, partition)
+        if not wrong:
+            break
+        whole -= wrong
+        if not whole:
+            labels, runs, partition = _labelled(recordings, Labels(heads=heads), exclude, extra)
+    return Structure(model, inputs, runs, labels, partition, notes)
+
+
+def _labelled(
+    recordings: list[Recording], labels: Labels, exclude: Iterable[str], extra: list[Freeze] | None
+) -> tuple[Labels, list[Traced], Partition]:
+    """Walk the recordings of one network and solve what was found."""
+    runs = [labels.walk(recording) for recording in recordings]
+    freezes = [*(extra or []), *_excluded(labels, list(recordings[0].parameters), exclude)]
     partition = Solver(labels, freezes).solve()
-    data = _unmade(labels, partition, recording)
+    data = _unmade(labels, partition, recordings[0])
     if data is not None:
         partition = Solver(labels, [*freezes, data]).solve()
-    return Structure(model, inputs, runs, labels, partition, notes)
+    return labels, runs, partition
 
 
 def _unmade(labels: Labels, partition: Partition, recording: Recording) -> Freeze | None:

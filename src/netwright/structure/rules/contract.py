@@ -66,6 +66,8 @@ def contract(walk: Walk, a: int, b: int) -> list[Tensor]:
     """Tie the contracted dimension (last of A, last but one of B); returns the layers of the result."""
     rank = len(walk.shape(a))
     left, right = walk.layers_of(a), walk.layers_of(b)
+    if walk.is_parameter(b):  # stored inputs first
+        walk.labels.outgoing[walk.names[b]] = rank - 1
     inner_a = [walk.collapse(la, (rank - 2,)) for la in left if la.shape[-1] > 1]
     inner_b = [walk.collapse(la, (rank - 1,)) for la in right if la.shape[-2] > 1]
     batch_a = [la for la in left if la.shape[-1] == 1 and la.shape[-2] == 1]
@@ -78,6 +80,11 @@ def contract(walk: Walk, a: int, b: int) -> list[Tensor]:
     heads = _join(walk, a, b, [la.transpose(-1, -2) for la in inner_a], inner_b)
     out = [la for la in left if la.shape[-1] == 1 and la.shape[-2] > 1]
     out += [la for la in right if la.shape[-2] == 1 and la.shape[-1] > 1]
+    for row in heads:  # whatever else the result carries along goes with its head (linear attention)
+        for layer in out:
+            if set(varying(row)) <= set(varying(layer)):
+                rest = tuple(d for d in varying(layer) if d not in varying(row))
+                walk.tie(row, walk.collapse(layer, rest))
     return _with_batches(walk, out, heads, (batch_a, right, b), (batch_b, left, a))
 
 
@@ -101,6 +108,7 @@ def _join(walk: Walk, a: int, b: int, left: list[Tensor], right: list[Tensor]) -
     rows = [la for la in (left[0], right[0]) if len(varying(la)) > 1]
     if not rows or walk.labels.heads != "whole":
         return []
+    walk.labels.heads_met.append(rows[0])
     row = walk.collapse(rows[0], (rows[0].dim() - 2,))
     return [row]
 
@@ -120,6 +128,7 @@ def _with_batches(
             if not whole:
                 walk.freeze(layer, "it counts attention heads, and heads are narrowed alike, not removed")
                 continue
+            walk.labels.heads_met.append(layer)
             for partner in partners:
                 extra = tuple(d for d in varying(partner) if d not in varying(layer))
                 walk.tie(layer, walk.collapse(partner, extra))

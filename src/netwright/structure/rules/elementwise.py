@@ -153,6 +153,17 @@ def _meet(walk: Walk, layer: Tensor, other: int, size: tuple[int, ...], theirs: 
     if not met or other in walk.uniform:
         return True
     inner = dims[-1]
+    if walk.labels.heads == "whole" and inner in met:
+        if len(dims) > 1 and any(size[d] == 1 for d in dims):
+            walk.labels.broad.append((walk.node, layer))
+            if id(walk.node) in walk.labels.whole_at:
+                walk.collapse(layer, (inner,))
+                return True
+        if id(walk.node) in walk.labels.whole_at and any(
+            set(dims) < set(varying(la)) and varying(la)[-1] == inner for la in theirs
+        ):
+            walk.freeze(layer, "it spans one attention head, and heads go whole")
+            return False
     for layer2 in theirs:
         dims2 = varying(layer2)
         if dims2 == dims or (inner in dims2 and (set(dims2) <= set(dims) or set(dims) <= set(dims2))):
