@@ -1,10 +1,10 @@
-"""Heads that meet a table of one head's width: whether its units are shared by all heads, or the heads go whole.
+"""Heads that meet a table of one head's width: whether all heads share its units, or the heads go whole.
 
-A rotary table or the norm of queries spans the width of a head and is used by every head. By itself that ties
-position r of all heads, as any broadcast does. In attention the members of a head are tied already, by the
-product of queries and keys; both together would leave one unit, or none. There the table has to stay as it is,
-and the heads can go whole. Which it is shows only at the product, so the network is labelled once more where
-the first labels came to nothing.
+A rotary table or the norm of queries spans the width of a head and is used by every head. By itself that
+ties position r of all heads, as any broadcast does. In attention the members of a head are tied already, by
+the product of queries and keys; both together would leave one unit, or none. There the table has to stay as
+it is, and the heads can go whole. Which it is shows only at the product, so the network is labelled once more
+where the first labels came to nothing.
 """
 
 from __future__ import annotations
