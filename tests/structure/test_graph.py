@@ -16,7 +16,19 @@ from torch.utils import _pytree as pytree
 
 from netwright.errors import ArtefactError, ModelError, StructureError, UsageError
 from netwright.pruning import load, prune, save_pruned
-from netwright.structure import GraphNetwork, Inputs, Shrunk, Structure, check, mask_of, shrink, trace
+from netwright.structure import (
+    GraphNetwork,
+    Inputs,
+    Shrunk,
+    Structure,
+    check,
+    mask_of,
+    permute,
+    shrink,
+    sort_by,
+    trace,
+    widen,
+)
 from netwright.testing.surgery import SurgerySuite, draw_keep, randomise, removed_elements
 
 #: Networks whose training pass differs from the other one in more than flags.
@@ -212,6 +224,18 @@ def test_why_the_network_is_a_graph_is_told() -> None:
         shrink(model, net, draw_keep(net), how="in place")
     with pytest.raises(UsageError, match="how='else' is not known"):
         shrink(model, net, draw_keep(net), how="else")
+
+
+def test_a_graph_reorders_and_widens() -> None:
+    _, net, _, small = shrunk("batched heads", "width")
+    net = trace(small.model, net.inputs, heads="width")
+    scores = torch.rand(net.count, generator=torch.Generator().manual_seed(0))
+    turned = permute(small.model, net, sort_by(net, scores))
+    wide = widen(small.model, net, 2)
+    assert (turned.how, wide.how) == ("graph", "graph")
+    assert max(turned.error, wide.error) < 1e-12
+    assert wide.model.v.out_features == 2 * small.model.v.out_features
+    assert not torch.equal(turned.model.q.weight, small.model.q.weight)
 
 
 def test_both_reasons_are_told_when_neither_way_works() -> None:
