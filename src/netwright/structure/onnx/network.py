@@ -169,7 +169,7 @@ class OnnxNetwork(nn.Module):
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         if len(args) > len(names) or set(given) != set(names):
             raise ModelError(
-                f"the graph takes {len(names)} inputs ({', '.join(names)}), {len(given)} were given"
+                f"the graph takes {len(names)} inputs ({', '.join(names)}), {len(args) + len(kwargs)} were given"
             )
         return given
 

@@ -147,7 +147,7 @@ def compile_program(model: ModelProto) -> tuple[Program, dict[str, Tensor]]:
     graph = model.graph
     named = versions(model)
     used_names: set[str] = set()
-    steps = _wanted(tuple(_steps(graph, named, used_names)), {o.name for o in graph.output})
+    steps = _wanted(_in_order(list(_steps(graph, named, used_names))), {o.name for o in graph.output})
     stored = {t.name: t for t in graph.initializer}
     for step in steps:
         if step.op == "Constant" and isinstance(step.get("value"), _Held):
@@ -185,6 +185,29 @@ def _last_uses(steps: Sequence[Step], held: set[str]) -> list[tuple[str, ...]]:
         seen.update(fresh)
         last.append(tuple(fresh))
     return last[::-1]
+
+
+def _in_order(steps: list[Step]) -> tuple[Step, ...]:
+    """The steps so that each comes after those it reads: some converters leave them in another order.
+
+    Raises:
+        ModelError: if they go round in a circle.
+    """
+    made = {name for step in steps for name in step.outputs if name}
+    done: set[str] = set()
+    out: list[Step] = []
+    while steps:
+        waiting = []
+        for step in steps:
+            if all(name in done or name not in made for name in reads(step)):
+                out.append(step)
+                done.update(step.outputs)
+            else:
+                waiting.append(step)
+        if len(waiting) == len(steps):
+            raise ModelError(f"the graph reads in a circle at node {steps[0].name}", "export it again")
+        steps = waiting
+    return tuple(out)
 
 
 def _wanted(steps: tuple[Step, ...], outputs: set[str]) -> tuple[Step, ...]:

@@ -131,9 +131,9 @@ class _Labelled:
         number = self._number(name)
         number = recording.parameters[name] if number is None else number
         for layer in self.net.runs[0].table[number]:
+            if dim not in dict(self.net.sizes.dims([layer])):
+                continue  # it does not vary along it, or all rows of it stay
             labels = self.net.sizes.classes(layer)
-            if labels.shape[dim] == 1:
-                continue
             for d in varying(labels):
                 labels = labels.narrow(d, 0, 1) if d != dim else labels
             return int(self.change.times[labels.reshape(-1)[:position]].sum())
