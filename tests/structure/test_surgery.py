@@ -91,6 +91,28 @@ def test_caches_that_a_forward_fills_are_left_alone() -> None:
     exact(model, net)
 
 
+def test_caches_of_an_earlier_pass_are_dropped() -> None:
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.cache = nn.Linear(6, 8), nn.Linear(8, 5), {}
+            self.bias = nn.Parameter(torch.randn(8))
+
+        def train(self, mode: bool = True):
+            self.cache = {} if mode else self.cache
+            return super().train(mode)
+
+        def forward(self, x):
+            return self.b(self.a(x) + self.cache.setdefault(str(x.device), self.bias.exp()))
+
+    model = Cached().eval()
+    with torch.no_grad():
+        model(torch.randn(2, 6))
+    _net, _keep, small = shrunk(model, (2, 6))
+    assert model.cache and not small.model.training
+    assert small.model(torch.randn(2, 6)).shape == (2, 5)
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 def test_weight_norm_of_the_old_style() -> None:
     model = Net(lambda m, x: m.b(m.c(m.a(x))), a=conv(3, 8), c=nn.utils.weight_norm(conv(8, 7)), b=conv(7, 5))

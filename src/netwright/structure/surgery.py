@@ -278,4 +278,24 @@ def _rebuild(
     for module in modules.values():
         if isinstance(module, nn.RNNBase):
             module._flat_weights = [getattr(module, n) for n in module._flat_weights_names]
+    _forget(small)
     return small
+
+
+def _forget(model: nn.Module) -> None:
+    """Let modules drop results of past forward passes, of the old sizes, as they do when training begins."""
+    modules = list(model.modules())
+    if any(_holds_results(module) for module in modules):
+        modes = [module.training for module in modules]
+        model.train()
+        model.train(modes[0])
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+def _holds_results(module: nn.Module) -> bool:
+    own = ("_parameters", "_buffers")
+    return any(
+        isinstance(value, dict) and name not in own and any(isinstance(x, Tensor) for x in value.values())
+        for name, value in vars(module).items()
+    )
