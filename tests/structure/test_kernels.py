@@ -74,6 +74,35 @@ def test_quick_shapes_are_those_of_the_operator(operator: Any, args: tuple[Any, 
         assert (ours.shape, ours.dtype, ours.stride()) == (theirs.shape, theirs.dtype, theirs.stride())
 
 
+def strides(x: Tensor) -> list[int]:
+    """Strides of the dimensions that have several elements; those of the others mean nothing."""
+    return [s for s, n in zip(x.stride(), x.shape, strict=True) if n > 1]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_strides_of_a_sum_follow_its_operands(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*among: int) -> int:
+        return among[int(torch.randint(len(among), (), generator=generator))]
+
+    rank = draw(1, 2, 3, 4, 4, 5)
+    shape = [draw(1, 2, 3, 4) for _ in range(rank)]
+
+    def operand(sizes: list[int]) -> Tensor:
+        order = torch.randperm(len(sizes), generator=generator).tolist() if draw(0, 1) else range(len(sizes))
+        back = sorted(range(len(sizes)), key=list(order).__getitem__)
+        return meta(*[sizes[d] for d in order]).permute(back)
+
+    a = operand(shape)
+    b = operand([draw(1, n) for n in shape][draw(0, 0, rank - 1) :])
+    for pair in ((a, b), (b, a)):
+        quick, real = KERNELS[aten.add.Tensor](*pair), aten.add.Tensor(*pair)
+        if quick is not None:
+            assert quick.shape == real.shape, pair
+            assert strides(quick) == strides(real), pair
+
+
 def test_the_common_cases_are_quick() -> None:
     left = [KERNELS[operator](*args) is None for operator, args in CALLS]
     assert sum(left) < len(left) / 2

@@ -49,11 +49,18 @@ def _binary(a: Any, b: Any, *args: Any, **kwargs: Any) -> Tensor | None:
         return torch.empty_like(a)
     if not isinstance(b, Tensor) or b.dtype != a.dtype:
         return None
-    if a.shape == b.shape:
-        return torch.empty_like(a) if a.stride() == b.stride() else None
-    if a.dim() >= b.dim() and a.is_contiguous() and b.is_contiguous() and _spans(a, b):
+    if a.shape == b.shape and a.stride() == b.stride():
+        return torch.empty_like(a)
+    if a.dim() >= b.dim() and _spans(a, b) and _ordered(a):
         return torch.empty_like(a)
     return None
+
+
+def _ordered(x: Tensor) -> bool:
+    """Whether the result of an operator has the strides of its first operand whatever the second has."""
+    if x.is_contiguous():
+        return True
+    return x.dim() == 4 and 1 not in x.shape and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _spans(a: Tensor, b: Tensor) -> bool:
@@ -63,10 +70,8 @@ def _spans(a: Tensor, b: Tensor) -> bool:
 
 @_kernel(aten.native_layer_norm.default)
 def _layer_norm(x: Tensor, shape: list[int], *args: Any) -> tuple[Tensor, Tensor, Tensor] | None:
-    if not x.is_contiguous():
-        return None
     outer = [*x.shape[: x.dim() - len(shape)], *([1] * len(shape))]
-    return torch.empty_like(x), x.new_empty(outer), x.new_empty(outer)
+    return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(outer), x.new_empty(outer)
 
 
 @_kernel(aten.native_batch_norm.default)

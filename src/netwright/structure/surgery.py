@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from netwright.errors import StructureError, UsageError
 from netwright.structure.attention import adopt_attention
 from netwright.structure.attributes import Attributes, typed_attributes
+from netwright.structure.collecting import uncollected
 from netwright.structure.fitting import fit
 from netwright.structure.graph import GraphNetwork
 from netwright.structure.graph_surgery import by_graph
@@ -103,6 +104,7 @@ class Rebuilds(Protocol):
         """As the function of that name."""
 
 
+@uncollected
 def carry_out(model: nn.Module, net: Structure, change: Change, how: str = "auto") -> Shrunk:
     """Rebuild a module around changed parameters, and prove it.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from netwright.errors import ModelError, UsageError
+from netwright.structure.collecting import uncollected
 from netwright.structure.cost import CONVOLUTIONS, PRODUCTS, VIEWS, Cost, CostModel, Operator
 from netwright.structure.heads import whole_rows, without_product
 from netwright.structure.inputs import Inputs
@@ -100,6 +101,7 @@ class Structure:
         self.sizes = Sizes(partition)
         self.layers = parameter_layers(labels.parameters, self.sizes)
         self.heads = labels.heads
+        self.memory: dict[str, Any] = {}  # what took long to find and is good for the next surgery, too
 
     @property
     def prunable(self) -> list[Axis]:
@@ -212,6 +214,7 @@ class Structure:
         )
 
 
+@uncollected
 def trace(
     model: nn.Module,
     example: Any,
