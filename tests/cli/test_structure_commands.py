@@ -202,7 +202,6 @@ BAD = {
     "not callable": (("MODEL", "FILE:SIZE"), "cannot be called: 'SIZE'"),
     "no module": (("MODEL", "FILE:number"), "returned int, not a torch.nn.Module"),
     "fails": (("MODEL", "FILE:broken"), "KeyError: 'width'"),
-    "onnx": (("MODEL", "net.onnx"), "there is no file net.onnx"),
     "malformed shape": (("--input-shape", "6;6"), "input shape '6;6' is not understood"),
     "wrong shape": (("--input-shape", "7"), "Tied rejects the example input of shape (2, 7)"),
     "shape not given": (("--input-shape", None), "say the shape of one example with --input-shape"),

@@ -15,8 +15,8 @@ from netwright.structure.inputs import Inputs
 from netwright.structure.onnx import values
 from netwright.structure.onnx.opaque import run_opaque
 from netwright.structure.onnx.operators import find_operator
-from netwright.structure.onnx.operators._base import UnsupportedFormError
 from netwright.structure.onnx.operators.recurrent import directions
+from netwright.structure.onnx.operators.registry import UnsupportedFormError
 from netwright.structure.onnx.program import Body, Program, Step, Value
 from netwright.structure.record import note
 
@@ -168,9 +168,8 @@ class OnnxNetwork(nn.Module):
         names = list(self.program.inputs)
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         if len(args) > len(names) or set(given) != set(names):
-            raise ModelError(
-                f"the graph takes {len(names)} inputs ({', '.join(names)}), {len(args) + len(kwargs)} were given"
-            )
+            count = len(args) + len(kwargs)
+            raise ModelError(f"the graph takes {len(names)} inputs ({', '.join(names)}), {count} were given")
         return given
 
     def example(self, batch: int = 2, shape: Sequence[int] | None = None, seed: int = 0) -> Inputs:

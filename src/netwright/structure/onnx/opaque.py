@@ -11,7 +11,7 @@ from torch import Tensor
 
 from netwright.errors import ModelError
 from netwright.structure.onnx import values
-from netwright.structure.onnx.operators._base import tensors
+from netwright.structure.onnx.operators.registry import tensors
 from netwright.structure.onnx.program import Step, Value
 
 _LIBRARY = torch.library.Library("netwright_onnx", "DEF")

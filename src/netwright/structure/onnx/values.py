@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from netwright.errors import ModelError
-from netwright.structure.onnx.operators._base import integers
 from netwright.structure.onnx.operators.move import slices, split_sizes, target_shape
+from netwright.structure.onnx.operators.registry import integers
 from netwright.structure.onnx.program import Step, array
 
 Known = Any

@@ -10,7 +10,7 @@ from netwright.structure.onnx.operators import (
     reduce,
     resize,
 )
-from netwright.structure.onnx.operators._base import find_operator, known_operators, operator
+from netwright.structure.onnx.operators.registry import find_operator, known_operators, operator
 
 __all__ = [
     "attention",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netwright.structure.onnx.operators._base import lift, operator, unsupported
+from netwright.structure.onnx.operators.registry import lift, operator, unsupported
 from netwright.structure.onnx.program import Step, Value
 
 _KNOWN = {

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netwright.structure.onnx.operators._base import lift, operator
+from netwright.structure.onnx.operators.registry import lift, operator
 from netwright.structure.onnx.program import Step
 
 

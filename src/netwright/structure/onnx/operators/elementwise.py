@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from netwright.structure.onnx.operators._base import lift, operator, scalar, tensors, unsupported
+from netwright.structure.onnx.operators.registry import lift, operator, scalar, tensors, unsupported
 from netwright.structure.onnx.program import FLOATS, Step, Value
 
 UNARY: dict[str, Callable[[Tensor], Tensor]] = {

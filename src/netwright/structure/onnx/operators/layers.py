@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from netwright.structure.onnx.operators._base import lift, operator, tensors, unsupported
+from netwright.structure.onnx.operators.registry import lift, operator, tensors, unsupported
 from netwright.structure.onnx.program import Step, Value
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from netwright.structure.onnx.operators._base import (
+from netwright.structure.onnx.operators.registry import (
     axis_of,
     integers,
     known_integers,

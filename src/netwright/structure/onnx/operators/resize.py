@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from netwright.structure.onnx.operators._base import known_integers, lift, operator, unsupported
+from netwright.structure.onnx.operators.registry import known_integers, lift, operator, unsupported
 from netwright.structure.onnx.program import Step, Value
 
 
