@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.structure.graph_networks import HARD_WIRED, Containers, strided
+from tests.structure.nets import Net
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -269,6 +270,37 @@ def test_a_graph_of_one_example_takes_more() -> None:
     net = trace(randomise(model).eval(), example[:1])
     small = shrink(model, net, draw_keep(net), how="graph").model
     assert small(torch.randn(7, 5, 6)).shape == (7, 5, 5)
+
+
+def test_a_branch_on_the_batch_size_fixes_it() -> None:
+    def forward(m, x):
+        y = m.a(x).view(-1, 8)
+        return m.b(y.relu() if x.shape[0] == 1 else y.tanh())
+
+    model = randomise(Net(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 5))).eval()
+    net = trace(model, torch.randn(3, 6))
+    small = shrink(model, net, draw_keep(net), how="graph")
+    assert "its batch size is fixed at 3" in small.notes
+    assert small.model(torch.randn(3, 6)).shape == (3, 5)
+    with pytest.raises(ModelError, match=r"takes an input of shape \(3, 6\), \(1, 6\) was given"):
+        small.model(torch.randn(1, 6))
+
+
+def test_tied_parameters_stay_tied_in_a_graph() -> None:
+    def forward(m, x):
+        return m.d(m.c(m.b(m.a(x).view(-1, 8)).relu()).relu())
+
+    model = Net(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 8), c=nn.Linear(8, 8), d=nn.Linear(8, 5))
+    model.c.weight = model.b.weight
+    model.b.bias.requires_grad_(False)
+    net = trace(randomise(model).eval(), torch.randn(3, 6))
+    keep = draw_keep(net)
+    small = shrink(model, net, keep, how="graph").model
+    assert small.c.weight is small.b.weight
+    twin = copy.deepcopy(small)
+    assert twin.c.weight is twin.b.weight is not small.b.weight
+    assert not small.b.bias.requires_grad and small.c.bias.requires_grad
+    assert check(model, net, keep, small).error < 1e-12
 
 
 def test_windowed_attention_keeps_all_promises() -> None:

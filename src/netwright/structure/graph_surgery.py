@@ -7,6 +7,8 @@ index maps as in place, and the small graph is recorded again and proved against
 
 from __future__ import annotations
 
+import dataclasses
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from netwright.errors import ModelError, StructureError
 from netwright.structure.attributes import Attributes, typed_attributes
@@ -25,7 +28,7 @@ from netwright.structure.inputs import Inputs
 from netwright.structure.labels import Labels, Traced
 from netwright.structure.layers import varying
 from netwright.structure.proof import Mismatch, Order, computing, prove
-from netwright.structure.record import Node, record
+from netwright.structure.record import Recording, record
 from netwright.structure.sizes import Sizes, parameter_layers, shapes_of, take
 from netwright.structure.solve import Partition
 
@@ -46,6 +49,21 @@ class Outcome:
     """
 
     model: GraphNetwork
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """The forward passes of a network as graphs.
+
+    Attributes:
+        inputs: The example they were exported with.
+        passes: "program", and "training_program" where training differs in more than flags.
+        notes: What a reader should know, one line each.
+    """
+
+    inputs: Inputs
+    passes: dict[str, Captured]
     notes: list[str]
 
 
@@ -131,34 +149,19 @@ def through_graph(
         Unwritable: if its sizes cannot be rewritten, or are found wrong; names operator and module.
     """
     kind = type(model).__name__
-    inputs = export_free(net.inputs, model)
-    captured = _capture(model, inputs, training=False)
-    notes = []
-    fixed = [s for s in captured.program.shapes if s and s[0] is not None]
-    if len(fixed) == sum(s is not None for s in captured.program.shapes):
-        notes.append(f"its batch size is fixed at {fixed[0][0]}" if fixed else "it takes no tensor")
-    if captured.dropped:
-        notes.append(f"it returns None where the network returned a {' or '.join(captured.dropped)}")
-    passes = {"program": captured}
-    try:
-        other = _training_pass(model, inputs, captured)
-        if other is not None:
-            passes["training_program"] = other
-    except (StructureError, ModelError) as error:
-        notes.append(
-            f"in training mode it runs as in eval mode, dropout and batch norms apart: {error.message}"
-        )
+    both = _passes(model, net)
+    inputs, notes = both.inputs, list(both.notes)
     constants: dict[str, Tensor] = {}
     programs: dict[str, Program] = {}
     proofs = []
-    for name, found in passes.items():
+    for name, found in both.passes.items():
         dense = build(model, kind, found.program, None, {}, {}, found.constants)
         seen = _see(dense, net, inputs, times, order, name != "program")
         _agrees(seen, net, kept)
         small = rewrite(found.program.graph, Resized(seen.traced, seen.shapes, seen.times, seen.order))
         programs[name] = found.program.with_graph(small)
         for key, value in found.constants.items():
-            constants[key] = take(value, seen.kept[key]) if key in seen.kept else value
+            constants[key] = take(value, seen.kept[key]) if key in seen.kept else value.clone()
         proofs.append((seen, name != "program"))
     network = build(
         model,
@@ -185,6 +188,51 @@ def through_graph(
     return Outcome(network, notes)
 
 
+def _passes(model: nn.Module, net: Structure) -> _Passes:
+    """The graphs of a network; exporting takes most of the time, so the structure remembers them."""
+    first = next(iter([*model.parameters(), *model.buffers()]), torch.empty(0))
+    key = (first.device, first.dtype)
+    held = net.memory.get("graphs")
+    if held is not None and held[0]() is model and held[1] == key:
+        return cast("_Passes", held[2])
+    inputs = export_free(net.inputs, model)
+    captured = _capture(model, inputs, training=False)
+    captured, notes = _batches(model, inputs, captured)
+    if captured.dropped:
+        notes.append(f"it returns None where the network returned a {' or '.join(captured.dropped)}")
+    passes = {"program": captured}
+    try:
+        other = _training_pass(model, inputs, captured)
+        if other is not None:
+            passes["training_program"] = other
+    except (StructureError, ModelError) as error:
+        notes.append(
+            f"in training mode it runs as in eval mode, dropout and batch norms apart: {error.message}"
+        )
+    made = _Passes(inputs, passes, notes)
+    net.memory["graphs"] = (weakref.ref(model), key, made)
+    return made
+
+
+def _batches(model: nn.Module, inputs: Inputs, captured: Captured) -> tuple[Captured, list[str]]:
+    """Make sure that a single example runs through the same operators as in the network, or fix the batch."""
+    program = captured.program
+    leaves, spec = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
+    single = [x[:1] if s and s[0] is None else x for x, s in zip(leaves, program.shapes, strict=True)]
+    if any(a is not b for a, b in zip(leaves, single, strict=True)):
+        dense = build(model, "", program, None, {}, {}, captured.constants)
+        one = Inputs(*pytree.tree_unflatten(single, spec))
+        try:
+            if _calls(record(model, one)) == _calls(record(dense, one, real=False)):
+                return captured, []
+        except ModelError:
+            pass
+    shapes = tuple([tuple(x.shape) if isinstance(x, Tensor) else None for x in leaves])
+    count = next((s[0] for s in shapes if s), 0)
+    fixed = dataclasses.replace(captured, program=dataclasses.replace(program, shapes=shapes))
+    return fixed, [f"its batch size is fixed at {count}"]
+
+
 def _capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Captured:
     if isinstance(model, GraphNetwork):
         other = model.training_program if training else None
@@ -199,7 +247,7 @@ def _training_pass(model: nn.Module, inputs: Inputs, captured: Captured) -> Capt
     theirs = record(model, inputs, training=True)
     dense = build(model, "", captured.program, None, {}, {}, captured.constants)
     ours = record(dense, inputs, training=True, real=False)
-    if [_call(n) for n in computing(ours)] == [_call(n) for n in computing(theirs)]:
+    if _calls(ours) == _calls(theirs):
         return None
     found = capture(model, inputs, training=True)
     renamed = {name: name.replace("_constant", "_training_constant") for name in found.constants}
@@ -210,8 +258,9 @@ def _training_pass(model: nn.Module, inputs: Inputs, captured: Captured) -> Capt
     return Captured(program, {renamed[name]: value for name, value in found.constants.items()})
 
 
-def _call(node: Node) -> tuple[Any, ...]:
-    return (node.op, *[a for a in node.args if isinstance(a, float)])
+def _calls(recording: Recording) -> list[tuple[Any, ...]]:
+    """The operators that compute, with their numbers."""
+    return [(n.op, *[a for a in n.args if isinstance(a, float)]) for n in computing(recording)]
 
 
 def _see(
