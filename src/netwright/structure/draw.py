@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from netwright.structure.facts import FrozenGroup, Use, frozen, savings, uses, width
 from netwright.structure.sources import place, unknown
+from netwright.structure.tree import split_path
 
 if TYPE_CHECKING:
     from netwright.structure.cost import Operator
@@ -76,7 +77,7 @@ def _layers(net: Structure, everything: bool) -> Iterator[str]:
 
 def _blocks(operators: Sequence[Operator]) -> list[tuple[str, str, str, int, int]]:
     """The operators summed by the deepest level of modules that is short enough."""
-    depth = max(o.module.count(".") + 1 for o in operators)
+    depth = max(len(_levels(o.module)) for o in operators)
     while depth > 1 and len({_cut(o.module, depth) for o in operators}) > _LAYERS:
         depth -= 1
     sums: dict[str, list[Any]] = {}
@@ -210,7 +211,17 @@ def _plural(n: int, one: str, many: str) -> str:
 
 
 def _cut(module: str, depth: int) -> str:
-    return ".".join(module.split(".")[:depth]) or "(top)"
+    levels = _levels(module)
+    return levels[min(depth, len(levels)) - 1] if levels else "(top)"
+
+
+def _levels(module: str) -> list[str]:
+    """The paths from the outermost module to this one."""
+    found: list[str] = []
+    while module:
+        found.insert(0, module)
+        module = split_path(module)[0]
+    return found
 
 
 def _short(name: str, everything: bool, limit: int = _NAME) -> str:

@@ -59,10 +59,13 @@ def tree(net: Structure) -> Row:
     for operator in net.operators:
         block = _block(blocks, operator.module)
         block.parts.append(Row(operator.module, operator.kind, "operator", operator))
+    readers = _readers(net)
     for name in net.layers:
         module = name.rpartition(".")[0]
+        if module not in blocks or not module:  # the nodes of a graph do not own what they read
+            module = readers.get(name, module)
         while module not in blocks:
-            module = module.rpartition(".")[0]
+            module = split_path(module)[0]
         blocks[module].tensors.append(name)
     root = blocks[""]
     _settle(root, 0)
@@ -85,9 +88,30 @@ def open_depth(root: Row, most: int = 48) -> int:
     return depth
 
 
+def split_path(path: str) -> tuple[str, str]:
+    """The path around a module, and its own name: dotted, or with slashes as nodes of ONNX graphs have it.
+
+    Args:
+        path: Of a module or node.
+    """
+    outer, _, own = path.rpartition("/" if "/" in path else ".")
+    return outer, own
+
+
+def _readers(net: Structure) -> dict[str, str]:
+    """Parameter -> the module of the first operator that reads it."""
+    names = {number: name for name, number in reversed(net.recording.parameters.items())}
+    found: dict[str, str] = {}
+    for node in net.recording.nodes:
+        for number in node.inputs:
+            if number in names:
+                found.setdefault(names[number], node.module)
+    return found
+
+
 def _block(blocks: dict[str, Row], path: str) -> Row:
     if path not in blocks:
-        parent, _, label = path.rpartition(".")
+        parent, label = split_path(path)
         blocks[path] = Row(path, label)
         _block(blocks, parent).parts.append(blocks[path])
     return blocks[path]
