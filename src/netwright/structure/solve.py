@@ -110,7 +110,7 @@ class Solver:
         self.freezes = [*labels.freezes, *(extra or [])]
         self.pairs: list[tuple[Ints, Ints]] = []
         self.rng = np.random.default_rng(20260101)
-        self.produced: set[int] = set()  # classes that are the outputs of some parameter
+        self.produced = np.zeros(0, np.bool_)  # (classes,) whether they are the outputs of some parameter
         for a, b, node in labels.ties:
             left, right = a.numpy(), b.numpy()
             live = (left != 0) & (right != 0)
@@ -265,27 +265,25 @@ class Solver:
                     found[here.tobytes()] = here
         return list(found.values())
 
-    def _signatures(self, partition: Partition) -> tuple[Ints, dict[int, str]]:
+    def _signatures(self, partition: Partition) -> tuple[Ints, Owners]:
         """A hash of the multiset of parameter axes that each class lies on, and the producer's name."""
         signature = np.zeros(partition.count, np.int64)
-        owner: dict[int, str] = {}
         classes = partition.classes.numpy()
-        better: dict[int, int] = {}
+        names, owner = ["?"], np.zeros(partition.count, np.int64)
+        rank = np.full(partition.count, 2)
         for name, dims in self.labels.parameters.items():
-            stem = name.rpartition(".")[0] if name.endswith((".weight", ".bias")) else name
+            names.append(name.rpartition(".")[0] if name.endswith((".weight", ".bias")) else name)
             for dim, layer in dims.items():
                 found = classes[layer.reshape(-1).numpy()]
                 np.add.at(signature, found, self.rng.integers(-(2**62), 2**62))
-                rank = 0 if dim == self.labels.outgoing.get(name, 0) and layer.dim() > 1 else 1
-                for c in np.unique(found).tolist() if rank == 0 else found[:1].tolist():
-                    if better.get(c, 2) > rank:
-                        better[c], owner[c] = rank, stem
-        for c in range(partition.count):
-            owner.setdefault(c, "?")
-        self.produced = {c for c, rank in better.items() if rank == 0}
-        return signature, owner
+                makes = dim == self.labels.outgoing.get(name, 0) and layer.dim() > 1
+                here = found if makes else found[:1]
+                here = here[rank[here] > (0 if makes else 1)]
+                rank[here], owner[here] = 0 if makes else 1, len(names) - 1
+        self.produced = rank == 0
+        return signature, Owners(names, owner)
 
-    def _frozen_axes(self, partition: Partition, signature: Ints, owner: dict[int, str]) -> list[Axis]:
+    def _frozen_axes(self, partition: Partition, signature: Ints, owner: Owners) -> list[Axis]:
         """Frozen classes, grouped like the others, for the report."""
         held = np.flatnonzero(partition.frozen & (signature != 0))
         if not len(held):
@@ -300,7 +298,23 @@ class Solver:
             node = freeze.node if freeze else None
             axes.append(Axis(owner[int(members[0])], torch.from_numpy(members)[None], False, reason, node))
         # A parameter's outputs come before its inputs, so that they have its plain name.
-        return sorted(axes, key=lambda axis: int(axis.cells[0, 0]) not in self.produced)
+        return sorted(axes, key=lambda axis: not self.produced[int(axis.cells[0, 0])])
+
+
+@dataclass(frozen=True)
+class Owners:
+    """The parameter that makes each class.
+
+    Attributes:
+        names: Names of parameters, without ".weight"; the first for what none makes.
+        number: (classes,) which of them.
+    """
+
+    names: list[str]
+    number: Ints
+
+    def __getitem__(self, number: int) -> str:
+        return self.names[int(self.number[number])]
 
 
 def _distinct(matrix: Ints) -> bool:
