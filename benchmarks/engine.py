@@ -34,7 +34,8 @@ import netwright as nw
 
 MODELS = (
     "resnet50", "densenet201", "convnext_base", "vit_b_16", "mobilenet_v2", "mobilenet_v3_large",
-    "regnet_y_1_6gf", "efficientnet_b0", "vgg16_bn", "mnasnet1_0", "resnext50_32x4d", "squeezenet1_1", "swin_t",
+    "regnet_y_1_6gf", "efficientnet_b0", "vgg16_bn", "mnasnet1_0", "resnext50_32x4d", "squeezenet1_1",
+    "swin_t",
 )  # fmt: skip
 #: On these the peer does not end.
 ALONE = ("swin_t",)

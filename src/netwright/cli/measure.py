@@ -57,11 +57,22 @@ def measure(
     weights: Path | None = typer.Option(None, help="Weights of FILE_OR_MODEL where it is a model."),
     trust: bool = typer.Option(False, help="Allow files that run code when they are loaded."),
     device: str = typer.Option("cpu", help="cpu or cuda."),
+    table: Path | None = typer.Option(
+        None, help="Instead: measure a model's operators at several widths, and write a latency table."
+    ),
     as_json: bool = typer.Option(False, "--json", help="One JSON document on stdout."),
 ) -> None:
     """Measure latency, peak memory, file size and, with data, accuracy of exported networks and models."""
     from netwright.metrics import latencies, net_memory
 
+    if table is not None:
+        if against is not None or data is not None or runtime == "torch" or device != "cpu":
+            raise UsageError(
+                "--table measures one model in ONNX Runtime on the processor",
+                "leave out --against, --data, --runtime and --device",
+            )
+        _table(network, table, parse_shape(input_shape), weights, trust, threads, as_json)
+        return
     if runtime is not None and runtime not in _RUNTIMES:
         raise UsageError(f"runtime {runtime!r} is unknown", f"choose from {', '.join(_RUNTIMES)}")
     shape = parse_shape(input_shape)
@@ -93,6 +104,44 @@ def measure(
         print(json.dumps({"networks": rows}, indent=2))
     else:
         _show(rows)
+
+
+def _table(
+    network: str,
+    path: Path,
+    shape: tuple[int, ...] | None,
+    weights: Path | None,
+    trust: bool,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Measure a latency table, write it, and show how far it is from whole networks."""
+    from netwright import structure
+    from netwright.metrics import latency_table
+    from netwright.quantization import export_onnx
+
+    net = _open(network, None, shape, weights, trust)
+    if isinstance(net.net, Path):
+        raise UsageError(
+            f"{network} is an ONNX file, whose widths cannot be changed here",
+            "give a model's name or file.py:callable",
+        )
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", "give the name of a file with --table")
+    found = latency_table(
+        net.net,
+        structure.trace(net.net, _example(net, None, shape, 1)),
+        lambda model, example, file: export_onnx(model, example, file, dynamic_batch=False, verify=False),
+        threads=threads,
+    )
+    found.save(path)
+    if as_json:
+        checks = [{**vars(c), "error": c.error} for c in found.checks]
+        document = {"output": str(path), "device": found.device, "dense_ms": found.dense_ms, "checks": checks}
+        print(json.dumps(document, indent=2))
+    else:
+        print(found)
+        print(f"\nwritten: {path}")
 
 
 def quantize(

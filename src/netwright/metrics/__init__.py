@@ -1,6 +1,7 @@
 """What a network costs and how well it answers, measured."""
 
 from netwright.metrics.latency import Latency, arguments, latencies, latency, quartiles
+from netwright.metrics.latency_table import LatencyTable
 from netwright.metrics.memory import PeakMemory, net_memory, peak_memory
 from netwright.metrics.quality import (
     Agreement,
@@ -11,11 +12,13 @@ from netwright.metrics.quality import (
     onnx_logits,
 )
 from netwright.metrics.session import Example, feed, open_session, run_padded
+from netwright.metrics.table_source import latency_table
 
 __all__ = [
     "Agreement",
     "Example",
     "Latency",
+    "LatencyTable",
     "PeakMemory",
     "accuracy_interval",
     "agreement",
@@ -24,6 +27,7 @@ __all__ = [
     "file_bytes",
     "latencies",
     "latency",
+    "latency_table",
     "net_memory",
     "onnx_accuracy",
     "onnx_logits",
