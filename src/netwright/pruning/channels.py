@@ -89,17 +89,18 @@ def prune(
         raise UsageError("exclude is a list of names", f"write exclude=[{exclude!r}]")
     exclude = tuple(exclude)
     failures: list[StructureError] = []
+    net: Structure | None = None
     for mode, how in _WAYS.get(heads, ((heads, "auto"),)):
-        net = structure.trace(model, example, exclude=exclude, heads=mode)
+        net = structure.trace(model, example, exclude=exclude, heads=mode, like=net)
         scores = score(net, model, importance, examples)
         widths = Widths(net, scores)
         limits = Limits(widths, budget, _item_bytes(model))
         try:
             keep, shrunk, latency = _shrunk(model, widths, limits, budget, allocation, round_to, how)
-        except StructureError as error:
-            failures.append(error)
+        except StructureError as failure:
+            failures.append(failure)
             continue
-        if mode != heads and len(failures) and mode == "width":
+        if failures and mode == "width":
             shrunk.notes.append(f"heads are narrowed alike, since with fewer heads {failures[0].message}")
         break
     else:

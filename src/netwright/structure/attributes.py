@@ -118,8 +118,8 @@ class Choices:
             for name, values in options.items():
                 if values[self.chosen[path][name]] != values[-1]:  # the last is the dense value
                     out.setdefault(path, {})[name] = values[self.chosen[path][name]]
-        for path, values in self.typed.items():
-            out[path] = {**out.get(path, {}), **values}
+        for path, sizes in self.typed.items():
+            out[path] = {**out.get(path, {}), **sizes}
         return out
 
     def alternatives(self, path: str) -> Iterator[dict[str, dict[str, int]]]:

@@ -7,6 +7,7 @@ module in question are tried otherwise. A change is taken when the network then 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,8 @@ from torch import nn
 from netwright.structure.attributes import Attributes, Choices
 from netwright.structure.layout import arrange
 from netwright.structure.proof import Mismatch, changed_factors, progress, prove
-from netwright.structure.record import Recording, clone, try_record
-from netwright.structure.scales import Scales, Unfoldable, fold
+from netwright.structure.record import Recording, try_record
+from netwright.structure.scales import Scales, UnfoldableError, fold
 
 if TYPE_CHECKING:
     from netwright.structure.surgery import Change
@@ -47,36 +48,34 @@ class _Trials:
     def __init__(
         self,
         dense: nn.Module,
-        small: nn.Module,
+        make: Callable[[], nn.Module],
         net: Structure,
         change: Change,
         predicted: list[list[tuple[int, ...]]],
         choices: Choices,
     ) -> None:
         self.dense = dict(dense.named_modules())
-        self.modules = dict(small.named_modules())
-        self.small, self.net, self.change, self.predicted = small, net, change, predicted
+        self.make, self.net, self.change, self.predicted = make, net, change, predicted
         self.choices = choices
         self.recordings: list[Recording] = []
-        self.twin = clone(small, None if net.recording.real else "meta")
+        self.twin = make()
         self.fresh = True  # whether no pass has left anything in the twin yet
 
     def run(self) -> Mismatch | None:
         """Record the small network with the attributes chosen now; the first difference, or None."""
         found = self._run()
         if found is None and not self.fresh:  # what an earlier trial stored in the twin must not have helped
-            self.twin, self.fresh = clone(self.small, None if self.net.recording.real else "meta"), True
+            self.twin, self.fresh = self.make(), True
             found = self._run()
         self.fresh = False
         return found
 
     def _run(self) -> Mismatch | None:
-        self._set(self.dense, self.modules)
-        self._set(self.dense, dict(self.twin.named_modules()))
+        self._set(dict(self.twin.named_modules()))
         self.recordings = []
         for run, shapes in zip(self.net.runs, self.predicted, strict=True):
             attempt = try_record(
-                self.small,
+                self.twin,
                 self.net.inputs,
                 training=run.recording.training,
                 real=run.recording.real,
@@ -100,27 +99,28 @@ class _Trials:
                 return replace(found, position=_WHOLE)
         return None
 
-    def _set(self, dense: dict[str, nn.Module], modules: dict[str, nn.Module]) -> None:
+    def _set(self, modules: dict[str, nn.Module]) -> None:
         values = self.choices.attributes()
         for path in {*self.choices.options, *values}:
             for name in {*self.choices.options.get(path, {}), *values.get(path, {})}:
-                value = values.get(path, {}).get(name, getattr(dense[path], name))
+                value = values.get(path, {}).get(name, getattr(self.dense[path], name))
                 setattr(modules[path], name, value)
 
 
 def fit(
     dense: nn.Module,
-    small: nn.Module,
+    make: Callable[[], nn.Module],
     net: Structure,
     change: Change,
     predicted: list[list[tuple[int, ...]]],
     typed: Attributes,
 ) -> Fitted | Mismatch:
-    """Set the attributes of a small network so that it runs as the labels predict.
+    """Find attributes under which the small network runs as the labels predict.
 
     Args:
         dense: The dense network; it is not touched.
-        small: A copy of it with the parameters of the small one; its attributes are set.
+        make: Makes a copy of it with parameters of the small network's sizes, without values where the
+            recordings need none.
         net: The dense network's structure.
         change: What becomes of every parameter.
         predicted: Shape of every tensor of every recording after the surgery.
@@ -130,7 +130,7 @@ def fit(
         How it fits, or the first difference when it does not.
     """
     choices = Choices(dense, net, predicted[0], typed)
-    trials = _Trials(dense, small, net, change, predicted, choices)
+    trials = _Trials(dense, make, net, change, predicted, choices)
     failure = _search(trials)
     if failure is not None:
         return failure
@@ -139,7 +139,7 @@ def fit(
         factors = changed_factors(run, again)
         try:
             found = fold(net, run, factors)
-        except Unfoldable as reason:
+        except UnfoldableError as reason:
             first = factors[0]
             return Mismatch(f"{first.what}, and {reason}", first.dense.op, first.dense.module, _WHOLE)
         scales = scales or found  # a recording in training mode has the same ones again

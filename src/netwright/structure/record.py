@@ -67,7 +67,8 @@ class Recording:
         nodes: Operator calls in order.
         shapes: Shape of every tensor, by number.
         dtypes: Its dtype.
-        broadcast: Dimensions of stride 0 and size above 1 (expanded ones), where there are any.
+        broadcast: Dimensions of stride 0 and size above 1 (expanded ones, or copies of one element), where
+            there are any.
         parameters: Name of every parameter and buffer -> tensor number (aliases share one).
         buffers: Numbers of those that are buffers.
         inputs: Numbers of the example's tensors.
@@ -156,12 +157,21 @@ class _Recorder(TorchDispatchMode):
             outputs = [self.number(o) if isinstance(o, Tensor) else -1 for o in out]
         else:
             return out
+        if func is torch.ops.aten.repeat.default:
+            self._repeated(args[0], args[1], outputs[0])
         name = func._schema.name.partition("::")[2]
         if name.endswith("_") and not name.endswith("__"):
             name = name[:-1]
         source = caller(_run.__code__)
         self.recording.nodes.append(Node(name, func, held, named, seen, outputs, self.path[-1], source))
         return out
+
+    def _repeated(self, source: Tensor, times: list[int], output: int) -> None:
+        """Repeating a single element is expanding it."""
+        shape = (1,) * (len(times) - source.dim()) + tuple(source.shape)
+        free = frozenset(d for d, (n, k) in enumerate(zip(shape, times, strict=True)) if n == 1 and k > 1)
+        if free:
+            self.recording.broadcast[output] = free
 
 
 _RUNNING: list[_Recorder] = []
@@ -269,16 +279,17 @@ def deep_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
     return copy.deepcopy(model, memo)
 
 
-def clone(model: nn.Module, device: str | None = "meta") -> nn.Module:
+def clone(model: nn.Module, device: str | None = "meta", memo: dict[int, Any] | None = None) -> nn.Module:
     """A deep copy on the meta device (no weight copied), or a real one when `device` is None.
 
     Args:
         model: The model; it is not touched.
         device: "meta", or None for a real copy.
+        memo: Object number -> its copy, for what is copied already.
     """
+    memo = {} if memo is None else memo
     if device is None:
-        return deep_copy(model)
-    memo: dict[int, Any] = {}
+        return deep_copy(model, memo)
     found: list[Tensor] = []
     for module in model.modules():
         for value in module.__dict__.values():

@@ -34,7 +34,7 @@ _MOVES = VIEWS | frozenset(
 _NORMS = frozenset(("native_layer_norm", "_fused_rms_norm", "native_batch_norm", "native_group_norm"))
 
 
-class Unfoldable(Exception):
+class UnfoldableError(Exception):
     """What a changed number multiplies cannot be put right in the weights."""
 
 
@@ -47,12 +47,12 @@ def fold(net: Structure, run: Traced, factors: Iterable[Factor]) -> Scales:
         factors: What `changed_factors` found in it.
 
     Raises:
-        Unfoldable: if it cannot be done in the weights; says why.
+        UnfoldableError: if it cannot be done in the weights; says why.
     """
     groups: dict[float, list[Node]] = {}
     for factor in factors:
         if factor.dense.op not in ("mul", "div", "true_divide") or not factor.got:
-            raise Unfoldable(f"operator {factor.dense.op} takes the number")
+            raise UnfoldableError(f"operator {factor.dense.op} takes the number")
         ratio = factor.want / factor.got
         groups.setdefault(ratio if factor.dense.op == "mul" else 1 / ratio, []).append(factor.dense)
     out: Scales = {}
@@ -65,7 +65,7 @@ def fold(net: Structure, run: Traced, factors: Iterable[Factor]) -> Scales:
 
 
 class _Fold:
-    """One number: from where it multiplies back to the parameters, and forward again to see who else reads."""
+    """One number: back from where it multiplies to the parameters, and forward to see who else reads."""
 
     def __init__(self, net: Structure, run: Traced, ratio: float, nodes: list[Node]) -> None:
         self.net, self.run_, self.ratio = net, run, ratio
@@ -94,7 +94,7 @@ class _Fold:
     def _producer(self, number: int, before: int) -> int:
         earlier = [i for i in self.made.get(number, ()) if i < before]
         if not earlier:
-            raise Unfoldable("it comes straight from an input or a constant")
+            raise UnfoldableError("it comes straight from an input or a constant")
         return earlier[-1]
 
     def _back(self, number: int, before: int, units: set[int]) -> None:
@@ -121,14 +121,14 @@ class _Fold:
         elif node.op in _MOVES or node.op == "neg":
             self._back(node.inputs[0], at, units)
         else:
-            raise Unfoldable(f"operator {node.op} lies between it and the weights")
+            raise UnfoldableError(f"operator {node.op} lies between it and the weights")
 
     def _labelled(self, node: Node) -> int:
         """The operand of a product that leads to weights."""
         for number in node.inputs:
             if self._units(number) and number not in self.names:
                 return number
-        raise Unfoldable(f"operator {node.op} has no operand with units")
+        raise UnfoldableError(f"operator {node.op} has no operand with units")
 
     def _sum(self, node: Node, at: int, units: set[int]) -> None:
         parameters = [n for n in node.inputs if n in self.names]
@@ -138,13 +138,13 @@ class _Fold:
         for number in parameters:  # a bias that is added by itself
             shape = self.run_.recording.shapes[number]
             if len(shape) != 1:
-                raise Unfoldable("a table is added to it")
+                raise UnfoldableError("a table is added to it")
             whole = torch.full(shape, self.ratio, dtype=torch.float64)
             source = self._producer(next(n for n in node.inputs if n not in parameters), at)
             rows = self._rows.get(source)
             self._scale(number, at, rows if rows is not None and rows.shape == shape else whole)
             if rows is None and not self._units(number) <= units:
-                raise Unfoldable("only a part of a bias belongs to it")
+                raise UnfoldableError("only a part of a bias belongs to it")
 
     def _weight(self, node: Node, at: int) -> tuple[str, int] | None:
         """The parameter of a product and its dimension of outputs."""
@@ -166,7 +166,7 @@ class _Fold:
         if node.op in CONVOLUTIONS:
             number = node.inputs[1]
             if number not in self.names or node.args[6]:
-                raise Unfoldable("the weight of the convolution is computed or transposed")
+                raise UnfoldableError("the weight of the convolution is computed or transposed")
             name, dim = self.names[number], 0
             bias = node.inputs[2] if len(node.inputs) > 2 else None
         else:
@@ -176,10 +176,10 @@ class _Fold:
             bias = node.inputs[0] if node.op in ("addmm", "baddbmm") else None
         layer = self.net.labels.parameters.get(name, {}).get(dim)
         if layer is None or len(varying(layer)) != 1:
-            raise Unfoldable(f"the outputs of {name} have no units")
+            raise UnfoldableError(f"the outputs of {name} have no units")
         mine = torch.tensor([u in units for u in layer.reshape(-1).tolist()])
         if not bool(mine.any()):
-            raise Unfoldable(f"what {name} makes of it is mixed with something else")
+            raise UnfoldableError(f"what {name} makes of it is mixed with something else")
         rows = torch.ones(len(mine), dtype=torch.float64).masked_fill_(mine, self.ratio)
         self._put(name, dim, rows)
         if bias is not None:
@@ -194,7 +194,7 @@ class _Fold:
             shape = self.run_.recording.shapes[number]
             if len(shape) != scale.dim() or len(shape) != 1:
                 if not bool((scale == scale.reshape(-1)[0]).all()):
-                    raise Unfoldable(f"{self.names[number]} has another shape than its weight")
+                    raise UnfoldableError(f"{self.names[number]} has another shape than its weight")
                 scale = scale.reshape(-1)[:1].expand(shape[0])
             self._put(self.names[number], 0, scale)
             return
@@ -207,14 +207,14 @@ class _Fold:
         elif node.op in _MOVES and len(node.inputs) == 1:
             self._scale(node.inputs[0], before, scale)
         else:
-            raise Unfoldable(f"the bias is computed by {node.op}")
+            raise UnfoldableError(f"the bias is computed by {node.op}")
 
     def _put(self, name: str, dim: int, scale: Tensor) -> None:
         known = self.scales.setdefault(name, {}).get(dim)
         if known is not None and not torch.equal(known, scale):
             both = torch.where(known == 1, scale, known)  # other rows of a packed weight
             if bool(((known != 1) & (scale != 1) & (known != scale)).any()):
-                raise Unfoldable(f"two numbers meet {name}")
+                raise UnfoldableError(f"two numbers meet {name}")
             scale = both
         self.scales[name][dim] = scale
 
@@ -222,7 +222,7 @@ class _Fold:
         """Follow what was scaled: everything must pass the number once, and nothing else may see it.
 
         Raises:
-            Unfoldable: at the first operator where that fails.
+            UnfoldableError: at the first operator where that fails.
         """
         tainted: set[int] = set()
         whole: set[int] = set()  # scaled in all elements
@@ -236,7 +236,7 @@ class _Fold:
             hit = [n for n in dict.fromkeys(node.inputs) if n in tainted]
             if id(node) in self.ends:
                 if node.inputs[0] not in tainted:
-                    raise Unfoldable("what it multiplies comes another way too")
+                    raise UnfoldableError("what it multiplies comes another way too")
                 met.add(id(node))
                 tainted.discard(node.outputs[0])
                 continue
@@ -245,7 +245,7 @@ class _Fold:
                 continue
             self._pass(node, hit, tainted, whole)
         if met != self.ends or tainted & set(self.run_.recording.outputs):
-            raise Unfoldable("what it multiplies is seen without it")
+            raise UnfoldableError("what it multiplies is seen without it")
 
     def _pass(self, node: Node, hit: list[int], tainted: set[int], whole: set[int]) -> None:
         op = node.op
@@ -253,23 +253,23 @@ class _Fold:
         everything = all(n in whole for n in hit)
         if op in PRODUCTS:
             if len(hit) != 1 or hit[0] in others:
-                raise Unfoldable("two scaled tensors are multiplied")
+                raise UnfoldableError("two scaled tensors are multiplied")
             everything = True
             if hit[0] not in whole and not self._units(hit[0]) & self.units:
                 return
             if hit[0] not in whole and not self._all(hit[0]):
-                raise Unfoldable(f"{op} sums scaled and other elements")
+                raise UnfoldableError(f"{op} sums scaled and other elements")
         elif op in ("add", "sub"):
             strange = [n for n in others if not self._scaled_parameter(n)]
             if strange:
-                raise Unfoldable("something else is added to it before the number")
+                raise UnfoldableError("something else is added to it before the number")
         elif op in ("mul", "div"):
             if len(hit) != 1 or (op == "div" and node.inputs[0] not in hit):
-                raise Unfoldable("two scaled tensors are multiplied")
+                raise UnfoldableError("two scaled tensors are multiplied")
         elif op not in _MOVES and op != "neg":
             if not any(self._units(n) & self.units for n in hit if n not in whole) and not everything:
                 return
-            raise Unfoldable(f"operator {op} sees it without the number")
+            raise UnfoldableError(f"operator {op} sees it without the number")
         for number in node.outputs:
             if number >= 0 and (everything or self._units(number) & self.units):
                 tainted.add(number)

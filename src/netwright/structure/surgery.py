@@ -22,7 +22,7 @@ from netwright.structure.fitting import fit
 from netwright.structure.graph import GraphNetwork
 from netwright.structure.graph_surgery import by_graph
 from netwright.structure.proof import Mismatch, Order
-from netwright.structure.record import deep_copy
+from netwright.structure.record import clone, deep_copy
 from netwright.structure.scales import Scales, fit_scales
 from netwright.structure.sizes import index_maps, scale, shapes_of, take
 from netwright.structure.solve import Axis
@@ -131,8 +131,12 @@ def carry_out(model: nn.Module, net: Structure, change: Change, how: str = "auto
     adopted = _attention_touched(model, kept)
     typed = dict(typed_attributes(model, kept))
     predicted = [shapes_of(run.recording, run.table, net.sizes, keep) for run in net.runs]
-    small = _rebuild(model, kept, typed, adopted, change.factors)
-    fitted = fit(model, small, net, change, predicted, typed)
+    hollow = not net.recording.real  # weights are cut when it is known that the code takes them
+
+    def twin() -> nn.Module:
+        return _rebuild(model, kept, typed, adopted, change.factors, hollow=hollow)
+
+    fitted = fit(model, twin, net, change, predicted, typed)
     if isinstance(fitted, Mismatch):
         if how == "auto":
             return Shrunk(*by_graph(model, net, change, fitted))
@@ -141,9 +145,8 @@ def carry_out(model: nn.Module, net: Structure, change: Change, how: str = "auto
             f"leave that part alone with exclude=[{fitted.module!r}]" if fitted.module else None,
         )
     kept = fitted.change.kept
-    if fitted.scales or kept is not change.kept:
-        factors = _with_scales(change.factors, fit_scales(fitted.scales, kept))
-        small = _rebuild(model, kept, fitted.attributes, adopted, factors)
+    factors = _with_scales(change.factors, fit_scales(fitted.scales, kept))
+    small = _rebuild(model, kept, fitted.attributes, adopted, factors)
     notes = [f"{len(adopted)} attention modules take any inner width now"] if adopted else []
     if fitted.scales:
         notes.append(f"{len(fitted.scales)} parameters hold a factor that the code computes from a size")
@@ -258,19 +261,26 @@ def _rebuild(
     attributes: Attributes,
     adopted: list[str],
     factors: Mapping[str, Mapping[int, Tensor]] | None = None,
+    *,
+    hollow: bool = False,
 ) -> nn.Module:
-    """Copy a module around sliced parameters and set attributes."""
+    """Copy a module around sliced parameters and set attributes; a hollow copy has no values."""
     memo: dict[int, Any] = {}
+    factors = factors or {}
     for name, tensor in _named_tensors(model):
-        if name not in kept or id(tensor) in memo:
+        if (name not in kept and name not in factors) or id(tensor) in memo:
             continue
         with torch.no_grad():
-            cut = kept[name]
-            new = scale(take(tensor.detach(), cut), (factors or {}).get(name, {}), cut.get(0), len(tensor))
+            cut = kept.get(name, {})
+            if hollow:
+                shape = [cut[d].shape[-1] if d in cut else n for d, n in enumerate(tensor.shape)]
+                new = torch.empty(shape, dtype=tensor.dtype, device="meta")
+            else:
+                new = scale(take(tensor.detach(), cut), factors.get(name, {}), cut.get(0), len(tensor))
         memo[id(tensor)] = (
             nn.Parameter(new, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
         )
-    small = deep_copy(model, memo)
+    small = clone(model, "meta", memo) if hollow else deep_copy(model, memo)
     modules = dict(small.named_modules())
     if adopted:
         adopt_attention(small, adopted)

@@ -222,6 +222,7 @@ def trace(
     exclude: Iterable[str] = (),
     heads: str = "whole",
     extra: list[Freeze] | None = None,
+    like: Structure | None = None,
 ) -> Structure:
     """Find the structure of a network from one forward pass on shapes alone; the model is not touched.
 
@@ -231,6 +232,7 @@ def trace(
         exclude: Names of modules or parameters (or patterns such as ``"*.attn"``) whose axes are left alone.
         heads: "whole" removes attention heads whole, "width" narrows every head alike.
         extra: Further units to freeze.
+        like: A structure of the same model and example: its recordings are used again.
 
     Raises:
         ModelError: if the model rejects the example.
@@ -239,6 +241,25 @@ def trace(
     if heads not in HEADS:
         raise UsageError(f"heads={heads!r} is not known", 'choose "whole" or "width"')
     inputs = Inputs.of(example)
+    if like is not None:
+        recordings, notes = [run.recording for run in like.runs], list(like.notes)
+    else:
+        recordings, notes = _recorded(model, inputs)
+    labels, runs, partition = _labelled(recordings, Labels(heads=heads), exclude, extra)
+    whole = whole_rows(labels, partition)
+    while whole:
+        labels, runs, partition = _labelled(recordings, Labels(heads=heads, whole_at=whole), exclude, extra)
+        wrong = without_product(labels, partition)
+        if not wrong:
+            break
+        whole -= wrong
+        if not whole:
+            labels, runs, partition = _labelled(recordings, Labels(heads=heads), exclude, extra)
+    return Structure(model, inputs, runs, labels, partition, notes)
+
+
+def _recorded(model: nn.Module, inputs: Inputs) -> tuple[list[Recording], list[str]]:
+    """The forward pass, once more in training mode where that runs other branches; and what to know of it."""
     recording = record(model, inputs)
     recordings, notes = [recording], []
     unseen = _unseen(recording)
@@ -255,17 +276,7 @@ def trace(
     if unseen:
         shown = ", ".join(unseen[:3]) + (" …" if len(unseen) > 3 else "")
         notes.append(f"{len(unseen)} parameters are not used by the forward pass: {shown}")
-    labels, runs, partition = _labelled(recordings, Labels(heads=heads), exclude, extra)
-    whole = whole_rows(labels, partition)
-    while whole:
-        labels, runs, partition = _labelled(recordings, Labels(heads=heads, whole_at=whole), exclude, extra)
-        wrong = without_product(labels, partition)
-        if not wrong:
-            break
-        whole -= wrong
-        if not whole:
-            labels, runs, partition = _labelled(recordings, Labels(heads=heads), exclude, extra)
-    return Structure(model, inputs, runs, labels, partition, notes)
+    return recordings, notes
 
 
 def _labelled(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from netwright.structure.layers import varying
@@ -43,6 +44,25 @@ def vector_product(walk: Walk, node: Node) -> list[list[Tensor]]:
     return [walk.table[number] or []]
 
 
+@rule("_grouped_mm")
+def grouped_product(walk: Walk, node: Node) -> list[list[Tensor]]:
+    """`A (S, K)`, rows sorted by group, times `B (G, K, N)`, one matrix a group (the experts of a mixture)."""
+    a, b = node.inputs[:2]
+    biased = len(node.args) > 3 and node.args[3] is not None
+    if (len(walk.shape(a)), len(walk.shape(b))) != (2, 3) or biased:
+        for number in node.inputs:
+            for layer in walk.layers_of(number):
+                walk.freeze(layer, f"{node.op} of this form has no rule")
+        return [[]]
+    right = list(walk.layers_of(b))
+    for layer in right:
+        if varying(layer) == (0,):
+            walk.freeze(layer, "values decide which of the matrices is used")
+    inner = [walk.collapse(la, (0,)).reshape(-1) for la in walk.layers_of(a) if la.shape[1] > 1]
+    _join(walk, a, b, inner, [walk.collapse(la, (0, 2)).reshape(-1) for la in right if la.shape[1] > 1])
+    return [[walk.collapse(la, (0,))[0] for la in right if la.shape[1] == 1 and la.shape[2] > 1]]
+
+
 @rule("_trilinear")
 def trilinear(walk: Walk, node: Node) -> list[list[Tensor]]:
     """Three factors, unsqueezed to one rank, multiplied and summed over some dimensions."""
@@ -72,7 +92,7 @@ def contract(walk: Walk, a: int, b: int) -> list[Tensor]:
     inner_b = [walk.collapse(la, (rank - 1,)) for la in right if la.shape[-2] > 1]
     batch_a = [la for la in left if la.shape[-1] == 1 and la.shape[-2] == 1]
     batch_b = [la for la in right if la.shape[-1] == 1 and la.shape[-2] == 1]
-    if walk.labels.heads == "whole":  # of weights over channels only the heads are known: those are tied below
+    if walk.labels.heads == "whole":  # of weights over channels only the heads are known, tied below
         inner_a, inner_b = (
             [la for la in inner_a if inner_b or not _is_row(la, rank - 1, batch_b)],
             [la for la in inner_b if inner_a or not _is_row(la, rank - 2, batch_a)],
@@ -99,6 +119,8 @@ def _join(walk: Walk, a: int, b: int, left: list[Tensor], right: list[Tensor]) -
     uniform = a in walk.uniform or b in walk.uniform
     if not left and not right:
         return []
+    if len(left) == len(right) > 1 and _products(walk, left, right):
+        return []
     if len(left) != 1 or len(right) != 1:
         if not uniform:
             for layer in left + right:
@@ -111,6 +133,31 @@ def _join(walk: Walk, a: int, b: int, left: list[Tensor], right: list[Tensor]) -
     walk.labels.heads_met.append(rows[0])
     row = walk.collapse(rows[0], (rows[0].dim() - 2,))
     return [row]
+
+
+def _products(walk: Walk, left: list[Tensor], right: list[Tensor]) -> bool:
+    """Tie a flattened product of dimensions (heads and their width, say) with another, factor by factor.
+
+    Returns:
+        Whether both are made of the same factors.
+    """
+    waiting = list(right)
+    pairs = []
+    for layer in left:
+        partner = next((la for la in waiting if la.shape == layer.shape and _alike(layer, la)), None)
+        if partner is None:
+            return False
+        waiting = [la for la in waiting if la is not partner]
+        pairs.append((layer, partner))
+    for layer, partner in pairs:
+        walk.tie(layer, partner)
+    return True
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Whether the same positions share a unit in both."""
+    pairs = torch.stack([a.reshape(-1), b.reshape(-1)])
+    return len(a.unique()) == len(b.unique()) == pairs.unique(dim=1).shape[1] < a.numel()
 
 
 def _with_batches(
