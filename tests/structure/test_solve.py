@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from netwright.errors import UsageError
 from netwright.pruning import prune, select
-from netwright.structure import shrink, trace
+from netwright.structure import check, shrink, trace
 from netwright.structure.blocks import Coupling, Parts
-from netwright.testing.surgery import randomise
+from netwright.testing.surgery import draw_keep, randomise
 
 
 def shuffle(x: torch.Tensor, groups: int = 2) -> torch.Tensor:
@@ -131,6 +131,27 @@ def test_shuffled_halves_shrink_exactly(seed, depth):
     net = trace(model, torch.randn(2, 3, 5, 5))
     assert len(coupled(net)) == 1
     exact(model, net, seed)
+
+
+def test_a_shuffle_with_its_sizes_written_out_shrinks_as_a_graph():
+    class Literal(Shuffled):
+        def forward(self, x):
+            x = self.mix(torch.cat([self.left(x), self.right(x)], 1))
+            for unit in self.units:
+                first, second = x.chunk(2, 1)
+                x = self.mix(torch.cat([first, unit(second)], 1))
+            return self.last(x)
+
+        @staticmethod
+        def mix(x):
+            return x.view(2, 2, 10, 5, 5).transpose(1, 2).reshape(2, 20, 5, 5)
+
+    model = randomise(Literal(10, 2)).eval()
+    net = trace(model, torch.randn(2, 3, 5, 5))
+    keep = draw_keep(net)
+    small = shrink(model, net, keep)
+    assert small.how == "graph"
+    assert check(model, net, keep, small.model).error <= 1e-10
 
 
 def test_shuffled_parts_choose_members_of_their_own():

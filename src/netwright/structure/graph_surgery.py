@@ -27,6 +27,7 @@ from netwright.structure.graph_wanted import Wanted
 from netwright.structure.inputs import Inputs
 from netwright.structure.labels import Labels, Traced
 from netwright.structure.layers import varying
+from netwright.structure.layout import arrange
 from netwright.structure.proof import Mismatch, Order, computing, prove
 from netwright.structure.record import Recording, record
 from netwright.structure.sizes import Sizes, parameter_layers, shapes_of, take
@@ -45,10 +46,12 @@ class Outcome:
 
     Attributes:
         model: The smaller network.
+        kept: What stays, in the order in which the network has it.
         notes: What a reader should know, one line each.
     """
 
     model: GraphNetwork
+    kept: Kept
     notes: list[str]
 
 
@@ -123,7 +126,7 @@ def by_graph(
             f"leave that part alone with exclude=[{where!r}]" if where else None,
         ) from error
     why = f"its code cannot hold the new sizes: {failure}" if failure else "as asked"
-    return made.model, change.kept, {}, [], "graph", [f"the network is a graph now ({why})", *made.notes]
+    return made.model, made.kept, {}, [], "graph", [f"the network is a graph now ({why})", *made.notes]
 
 
 def through_graph(
@@ -163,21 +166,28 @@ def through_graph(
         for key, value in found.constants.items():
             constants[key] = take(value, seen.kept[key]) if key in seen.kept else value.clone()
         proofs.append((seen, name != "program"))
-    network = build(
-        model,
-        kind,
-        programs["program"],
-        programs.get("training_program"),
-        _sliced(model, kept, factors or {}),
-        dict(typed_attributes(model, kept)),
-        constants,
-    )
+
+    def built(cut: Kept) -> GraphNetwork:
+        return build(
+            model,
+            kind,
+            programs["program"],
+            programs.get("training_program"),
+            _sliced(model, cut, factors or {}),
+            dict(typed_attributes(model, cut)),
+            constants,
+        )
+
+    network = built(kept)
+    if net.partition.shuffled.any() and order is None:
+        again = [record(network, inputs, training=training, real=False) for _, training in proofs]
+        kept = arrange(net, kept, again)
+        network = built(kept)
     for seen, training in proofs:
-        again = record(network, inputs, training=training, real=False)
         failure = prove(
             cast("Structure", seen),
             seen.traced,
-            again,
+            record(network, inputs, training=training, real=False),
             seen.shapes,
             seen.times,
             {**seen.kept, **kept},
@@ -185,7 +195,7 @@ def through_graph(
         )
         if failure is not None:
             raise Unwritable(failure)
-    return Outcome(network, notes)
+    return Outcome(network, kept, notes)
 
 
 def _passes(model: nn.Module, net: Structure) -> _Passes:
@@ -275,7 +285,9 @@ def _see(
     labels = Labels(heads=net.heads, given=net.layers, units=net.count)
     traced = labels.walk(recording)
     classes, all_times = _components(labels, net, times)
-    partition = Partition(classes, labels.units, np.zeros(labels.units, np.bool_))
+    none = np.zeros(labels.units, np.bool_)
+    shuffled = np.concatenate([net.partition.shuffled, none[len(net.partition.shuffled) :]])
+    partition = Partition(classes, labels.units, none, ragged=labels.ragged, shuffled=shuffled)
     sizes = Sizes(partition)
     predicted = shapes_of(recording, traced.table, sizes, all_times)
     whole = traced_as(traced, classes)
