@@ -13,7 +13,7 @@ from netwright.structure.onnx.program import named_nodes
 from netwright.structure.onnx.resizing import Edit
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ class _Writer:
         self.makers: dict[str, NodeProto] = {}
         self.taken: set[str] = set()
         self.pending: dict[str, list[tuple[NodeProto, int, Any]]] = {}
+        self.tensors: dict[str, TensorProto] = {}
         for graph in _graphs(model.graph):
+            self.tensors |= {t.name: t for t in graph.initializer}
             self.taken |= {t.name for t in graph.initializer} | {i.name for i in graph.input}
             for node in graph.node:
                 self.taken |= set(node.output)
@@ -161,11 +163,7 @@ class _Writer:
                 return numpy_helper.to_array(held["value"].t)
             if "value_ints" in held:
                 return np.array(held["value_ints"].ints, np.int64)
-        for graph in _graphs(self.graph):
-            for tensor in graph.initializer:
-                if tensor.name == name:
-                    return numpy_helper.to_array(tensor)
-        return None
+        return numpy_helper.to_array(self.tensors[name]) if name in self.tensors else None
 
     def _ratio(self, name: str, place: _Place, given: str, old: Any, new: Any) -> str:
         """Multiply what is computed by the ratio of new to old, element by element."""
@@ -230,11 +228,9 @@ class _Writer:
         from onnx import helper, numpy_helper
 
         new = numpy_helper.from_array(np.ascontiguousarray(value), name)
-        for graph in _graphs(self.graph):
-            for tensor in graph.initializer:
-                if tensor.name == name:
-                    tensor.CopyFrom(new)
-                    return
+        if name in self.tensors:
+            self.tensors[name].CopyFrom(new)
+            return
         maker = self.makers[name]
         new.name = next((a.t.name for a in maker.attribute if a.name == "value"), "")
         del maker.attribute[:]

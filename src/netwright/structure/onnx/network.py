@@ -43,6 +43,13 @@ class OnnxNode(nn.Module):
         super().__init__()
         self.step = step
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> OnnxNode:
+        # A graph has thousands of nodes and copies are made all the time: only what can change is copied.
+        new = OnnxNode.__new__(OnnxNode)
+        memo[id(self)] = new
+        new.__dict__.update({k: v.copy() if isinstance(v, dict) else v for k, v in vars(self).items()})
+        return new
+
     def forward(self, *inputs: Value) -> tuple[Value, ...]:
         """Run the node on its inputs."""
         return execute(self.step, inputs)
