@@ -19,6 +19,7 @@ from netwright.pruning.repair import check_repair, repair_
 from netwright.pruning.result import Pruned
 from netwright.pruning.widths import Widths, check_round_to
 from netwright.structure import Budget, Structure
+from netwright.structure.sources import why
 
 #: Largest relative difference of the small network from the masked dense one, in float64.
 _TOLERANCE = 1e-6
@@ -116,7 +117,7 @@ def prune(
         shrunk.kept,
         before=net.dense,
         after=net.cost(keep),
-        frozen=[(axis.name, axis.reason) for axis in net.axes if not axis.prunable],
+        frozen=[(axis.name, why(axis)) for axis in net.axes if not axis.prunable],
         net=net,
         keep=keep,
         how=shrunk.how,

@@ -39,7 +39,8 @@ class Node:
     """One operator call.
 
     Attributes:
-        op: Name without overload and without the trailing underscore of in-place variants.
+        op: Name without overload and without the trailing underscore of in-place variants; those that are
+            not PyTorch's own begin with their namespace, as in "shop::gate".
         target: The ATen overload, callable.
         args: Positional arguments with tensors replaced by `Ref`.
         kwargs: Keyword arguments likewise.
@@ -93,6 +94,10 @@ class Recording:
     def used(self) -> set[int]:
         """Numbers of all tensors that some operator reads."""
         return {i for node in self.nodes for i in node.inputs}
+
+
+#: Where the operators are from that are called by their plain names.
+_SPACES = frozenset({"aten", "prims", "prim", "torchvision"})
 
 
 class _Recorder(TorchDispatchMode):
@@ -159,7 +164,9 @@ class _Recorder(TorchDispatchMode):
             return out
         if func is torch.ops.aten.repeat.default:
             self._repeated(args[0], args[1], outputs[0])
-        name = func._schema.name.partition("::")[2]
+        space, _, name = func._schema.name.partition("::")
+        if space not in _SPACES:  # an operator of the user's own is not PyTorch's of that name
+            name = f"{space}::{name}"
         if name.endswith("_") and not name.endswith("__"):
             name = name[:-1]
         source = caller(_run.__code__)

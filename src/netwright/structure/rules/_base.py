@@ -16,7 +16,11 @@ _RULES: dict[str, Rule] = {}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule for operators (names without overload and without the in-place underscore).
+    """Register a rule for operators.
+
+    Args:
+        names: Without overload and without the in-place underscore; with their namespace where they are not
+            PyTorch's own, as in "shop::gate".
 
     Raises:
         ValueError: if an operator has a rule already.
