@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -51,10 +51,8 @@ class Coupling:
     @cached_property
     def least(self) -> Ints:
         """(P,) the smallest admissible counts, or the full ones when nothing can go."""
-        from scipy.sparse import csr_array
-
         p = len(self.sizes)
-        found = self._solve(np.ones(p), csr_array((0, p)), np.zeros(0), np.zeros(0))
+        found = self._solve(np.ones(p), np.zeros((0, p)), np.zeros(0), np.zeros(0))
         return self.sizes if found is None else found
 
     def at(self, level: int) -> Ints:
@@ -82,29 +80,25 @@ class Coupling:
 
     def _between(self, level: int, least: Ints, most: Ints) -> Ints:
         """The counts nearest to a level's share, with dimensions between those of `least` and `most`."""
-        from scipy.sparse import csr_array, eye_array, hstack, vstack
-
         if (least == most).all():
             return least
         p, share = len(self.sizes), level / self.levels
-        sums = csr_array(self.groups.astype(np.int64))
-        bottom, top = sums @ least, sums @ most
+        sums = self.groups.astype(np.float64)
+        bottom, top, full = sums @ least, sums @ most, sums @ self.sizes
         if self._tight:  # the size of one dimension settles all but remainders
-            widest = int((sums @ self.sizes).argmax())
-            fixed = np.floor(share * float((sums @ self.sizes)[widest]) + 0.5)
-            low, high = bottom.astype(np.float64), top.astype(np.float64)
+            widest = int(full.argmax())
+            low, high = bottom.copy(), top.copy()
+            fixed = np.floor(share * full[widest] + 0.5)
             low[widest] = high[widest] = min(max(fixed, bottom[widest]), top[widest])
             found = self._solve(np.zeros(p), sums, low, high)
             if found is not None:
                 return found
         # |n - wanted| for every part and |sum - wanted| for every dimension, as variables d >= ±(...)
-        wide = vstack([eye_array(p), sums])
+        wide = np.vstack([np.eye(p), sums])
         wanted = share * (wide @ self.sizes)
-        extra = wide.shape[0]
-        own = eye_array(extra)
-        system = vstack(
-            [hstack([sums, csr_array((len(bottom), extra))]), hstack([wide, -own]), hstack([wide, own])]
-        )
+        extra = len(wide)
+        own = np.eye(extra)
+        system = np.block([[sums, np.zeros((len(sums), extra))], [wide, -own], [wide, own]])
         cost = np.concatenate([np.zeros(p), np.ones(p), np.full(extra - p, 2.0)])
         free = np.full(extra, np.inf)
         found = self._solve(
@@ -116,21 +110,21 @@ class Coupling:
     def _tight(self) -> bool:
         return int(np.linalg.matrix_rank(self.matrix)) + 1 >= len(self.sizes)
 
-    def _solve(self, cost: Floats, system: Any, low: Floats, high: Floats) -> Ints | None:
+    def _solve(self, cost: Floats, system: Floats, low: Floats, high: Floats) -> Ints | None:
         """Minimise cost @ (n, d) under the constraints and low <= system @ (n, d) <= high, d >= 0."""
         from scipy.optimize import Bounds, LinearConstraint, milp
-        from scipy.sparse import csr_array, hstack, vstack
+        from scipy.sparse import csc_array
 
         p, extra = len(self.sizes), len(cost) - len(self.sizes)
-        own = vstack([csr_array(self.matrix), csr_array(self.groups.astype(np.int64))])
-        own = hstack([own, csr_array((own.shape[0], extra))]) if extra else own
+        own = np.vstack([self.matrix, self.groups])
+        rows = np.vstack([np.hstack([own, np.zeros((len(own), extra))]), system])
         lower = np.concatenate([self.low, self.floor, low])
         upper = np.concatenate([self.high, np.full(len(self.groups), np.inf), high])
         result = milp(
             cost,
             integrality=np.concatenate([np.ones(p), np.zeros(extra)]),
             bounds=Bounds(np.zeros(p + extra), np.concatenate([self.sizes, np.full(extra, np.inf)])),
-            constraints=LinearConstraint(vstack([own, system]), lower, upper),
+            constraints=LinearConstraint(csc_array(rows), lower, upper),
             options={"mip_rel_gap": 0.0},
         )
         return None if result.x is None else np.rint(result.x[:p]).astype(np.int64)
