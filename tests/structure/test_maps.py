@@ -16,6 +16,7 @@ from tests.structure.nets import Net
 from tests.structure.networks import SMALL
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
 from netwright.errors import StructureError, UsageError
 from netwright.structure import (
@@ -99,7 +100,7 @@ MADE: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
         torch.randn(2, 3, 3, 3),
     ),
     "recurrent": lambda: (
-        Net(lambda m, x: m.head(m.rnn(x)[0][:, -1]), rnn=nn.GRU(3, 5, batch_first=True), head=nn.Linear(5, 2)),
+        Net(lambda m, x: m.head(m.r(x)[0][:, -1]), r=nn.GRU(3, 5, batch_first=True), head=nn.Linear(5, 2)),
         torch.randn(2, 4, 3),
     ),
 }  # fmt: skip
@@ -125,7 +126,7 @@ def same(a: nn.Module, b: nn.Module) -> None:
 # --- tables ---
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.sampled_from(sorted(MADE)), st.integers(0, 10**6))
 def test_a_mask_is_a_map_and_comes_back(name: str, seed: int) -> None:
     model, _, net = made(name)
@@ -375,7 +376,7 @@ COUNTED: dict[str, tuple[Callable[[], nn.Module], Tensor, str, str]] = {
         torch.randn(4, 5), "once", "linalg_vector_norm counts every copy",
     ),
     "weight norm": (
-        lambda: nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Linear(6, 3))),
+        lambda: nn.Sequential(nn.Linear(5, 6), nn.ReLU(), weight_norm(nn.Linear(6, 3))),
         torch.randn(4, 5), "once", "",
     ),
     "two activations": (
@@ -493,7 +494,10 @@ def test_the_given_network_is_left_alone_and_the_wide_one_trains() -> None:
     assert {a.name: a.size for a in again.prunable} == {name: 2 * size for name, size in sizes.items()}
 
 
-@pytest.mark.parametrize("name", list(SMALL))
+SLOW = {"googlenet", "regnet", "efficientnet b0", "resnet18"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in SMALL])
 def test_every_kind_of_network_is_reordered_and_widened(name: str) -> None:
     torch.manual_seed(0)
     model, example = SMALL[name]()

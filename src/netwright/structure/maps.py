@@ -296,6 +296,8 @@ class Layout:
         if not (self._first[labels] >= 0).any():
             return None
         vary = varying(layer)
+        if dim not in vary:
+            raise StructureError("members that are whole groups of a parameter would change")
         if len(vary) == 1:
             index, slot = self.place(labels.reshape(-1))
         else:
@@ -345,6 +347,10 @@ def interchangeable(net: Structure) -> Tensor:
                     seen[id(layer)] = layer
                     flat = net.sizes.classes(layer).reshape(-1).numpy()
                     np.add.at(signature, flat, rng.integers(-(2**62), 2**62))
+    for axis in net.axes:
+        if axis.coupling is not None:  # its parts lie in one row of the table
+            for part in axis.parts:
+                signature[part.numpy()] += rng.integers(-(2**62), 2**62)
     return torch.from_numpy(signature)
 
 

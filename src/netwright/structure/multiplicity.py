@@ -341,7 +341,10 @@ def repeatable(net: Structure) -> list[Repeatable]:
     for demand in alike:
         for c in np.unique(demand.rows).tolist():
             averaged.setdefault(c, demand)
-    once: dict[int, Demand | None] = {int(component[c]): None for c in np.flatnonzero(net.frozen.numpy())}
+    held = net.frozen.numpy().copy()
+    for axis in net.axes:
+        held[axis.cells.numpy()] |= not axis.prunable
+    once: dict[int, Demand | None] = {int(component[c]): None for c in np.flatnonzero(held)}
     for demand in demands:
         if not demand.alike:
             for c in np.unique(demand.rows).tolist():
