@@ -218,7 +218,7 @@ def test_parallel_branches_and_a_layer_scale() -> None:
 
 
 def test_what_looks_like_a_branch_and_is_none() -> None:
-    """Inner tensors that go elsewhere, sums of two projections, position tables and gates without parameters."""
+    """Inner tensors that go elsewhere, sums of two projections, tables, gates without parameters."""
 
     def leaks(m: Net, x: Tensor) -> Any:
         y = m.a(x)

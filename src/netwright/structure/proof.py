@@ -280,7 +280,11 @@ def _inputs(
 def _stays(layer: Tensor, layers: list[Tensor], keep: Tensor, order: Order | None) -> Tensor:
     """What is left of a layer: a mask, or indices."""
     if order is not None:
-        return order(layer.reshape(-1))
+        for other in (layer, *layers):  # the one that moves takes the others along
+            index = order(other.reshape(-1))
+            if varying(other) == varying(layer) and not torch.equal(index, torch.arange(layer.numel())):
+                return index
+        return torch.arange(layer.numel())
     stays = keep[layer].reshape(-1)
     for other in layers:  # an element stays iff it does in every layer
         stays = stays & keep[other].reshape(-1) if varying(other) == varying(layer) else stays
