@@ -264,6 +264,16 @@ def test_the_verb_on_files_writes_a_smaller_one(tmp_path: Path) -> None:
     assert nw.trace(net, net.example()).params == pruned.after.params
 
 
+def test_a_graph_is_exported_as_it_is_and_not_saved_as_a_recipe(tmp_path: Path) -> None:
+    pruned = nw.prune_onnx(keras(), "keep=0.5")
+    exported = nw.export(pruned.model, torch.randn(3, 17, 17, 3), tmp_path / "small.onnx")
+    assert exported.max_abs_diff is not None and exported.max_abs_diff < 1e-5
+    assert exported.opset == keras().opset_import[0].version
+    with pytest.raises(UsageError, match="no architecture to be replayed on"):
+        nw.save(pruned, tmp_path / "folder")
+    assert [p.name for p in tmp_path.iterdir()] == ["small.onnx"]
+
+
 def test_data_choose_and_mend() -> None:
     torch.manual_seed(0)
     data = torch.randn(64, 17, 17, 3)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from netwright import _files, structure
 from netwright.errors import ArtefactError, ModelError, StructureError, UsageError, from_os_error
 from netwright.pruning.result import Pruned
+from netwright.structure.onnx import OnnxNetwork
 
 _FORMAT = "netwright-pruned"
 _VERSION = 1
@@ -34,7 +35,12 @@ def save_pruned(pruned: Pruned, folder: str | Path) -> Path:
     Raises:
         ArtefactError: if the files cannot be written, or the network is a graph and its example cannot be
             written down.
+        UsageError: if the network is an ONNX graph, which is a file of its own.
     """
+    if isinstance(pruned.model, OnnxNetwork):
+        raise UsageError(
+            "an ONNX graph has no architecture to be replayed on", 'write it with .model.save("small.onnx")'
+        )
     folder = Path(folder)
     unique, aliases = _distinct(pruned.model.state_dict())
     recipe = {

@@ -13,12 +13,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from netwright._files import atomic
 from netwright.errors import ArtefactError, ModelError, from_os_error
 from netwright.metrics import Example, arguments, file_bytes, open_session
 from netwright.quantization._quiet import quiet
 from netwright.quantization._shapes import fold_shapes
+from netwright.structure import Inputs
+from netwright.structure.onnx import OnnxNetwork
+from netwright.structure.onnx.checking import RuntimeNetwork
 
 Exporter = Literal["auto", "torchscript", "dynamo"]
 
@@ -37,7 +41,8 @@ class Exported:
         opset: Version of the ONNX operators used.
         max_abs_diff: Largest absolute difference of ONNX Runtime from PyTorch, or None where not verified.
         bytes: Size on the disk, weights beside included.
-        exporter: Which of PyTorch's exporters made it, ``"torchscript"`` or ``"dynamo"``.
+        exporter: Which of PyTorch's exporters made it, ``"torchscript"`` or ``"dynamo"``; ``"onnx"`` for a
+            network that was read from an ONNX file.
     """
 
     path: Path
@@ -96,6 +101,8 @@ def export_onnx(
         ArtefactError: if the file cannot be written.
     """
     path = Path(path)
+    if isinstance(model, OnnxNetwork):
+        return _as_it_is(model, example, path, verify)
     task = _prepare(model, example, opset, dynamic_batch)
     weights = sum(t.numel() * t.element_size() for t in (*task.model.parameters(), *task.model.buffers()))
     inline = weights < _INLINE_BYTES
@@ -109,6 +116,19 @@ def export_onnx(
         except ModelError as error:
             failures.append(f"{name}: {error.message}")
     raise ModelError(f"the network cannot be exported to ONNX ({'; '.join(failures)})")
+
+
+def _as_it_is(model: OnnxNetwork, example: Example, path: Path, verify: bool) -> Exported:
+    """Write a network that is an ONNX graph already, in its own opset and with its own open sizes."""
+    model.save(path)
+    difference = None
+    if verify:
+        inputs = Inputs.of(example)
+        with torch.no_grad():
+            want = pytree.tree_leaves(inputs.call(model))
+        got = pytree.tree_leaves(inputs.call(RuntimeNetwork(path, model.program.outputs)))
+        difference = max(float((a - b).abs().max()) for a, b in zip(want, got, strict=True))
+    return Exported(path, model.program.version, difference, file_bytes(path), "onnx")
 
 
 def _write(task: _Task, path: Path, exporter: str, *, verify: bool, inline: bool) -> Exported:
