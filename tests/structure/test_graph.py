@@ -248,7 +248,7 @@ def test_both_reasons_are_told_when_neither_way_works() -> None:
         shrink(model, net, draw_keep(net))
 
 
-def test_a_pass_that_cannot_be_exported_is_told() -> None:
+def test_a_pass_that_cannot_be_exported_is_told(capfd) -> None:
     class Branching(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -262,6 +262,7 @@ def test_a_pass_that_cannot_be_exported_is_told() -> None:
     net = trace(model, torch.randn(2, 6))
     with pytest.raises(StructureError, match="nor as a graph: its forward pass cannot be exported"):
         shrink(model, net, draw_keep(net))
+    assert "def forward" not in "".join(capfd.readouterr())
 
 
 def test_a_graph_of_one_example_takes_more() -> None:

@@ -225,7 +225,7 @@ def _passes(model: nn.Module, net: Structure) -> _Passes:
 
 
 def _batches(model: nn.Module, inputs: Inputs, captured: Captured) -> tuple[Captured, list[str]]:
-    """Make sure that a single example runs through the same operators as in the network, or fix the batch."""
+    """Make sure that the network runs a single example through the operators of many, or fix the batch."""
     program = captured.program
     leaves, spec = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
     single = [x[:1] if s and s[0] is None else x for x, s in zip(leaves, program.shapes, strict=True)]
@@ -233,7 +233,8 @@ def _batches(model: nn.Module, inputs: Inputs, captured: Captured) -> tuple[Capt
         dense = build(model, "", program, None, {}, {}, captured.constants)
         one = Inputs(*pytree.tree_unflatten(single, spec))
         try:
-            if _calls(record(model, one)) == _calls(record(dense, one, real=False)):
+            theirs = _calls(record(model, one))
+            if theirs == _calls(record(model, inputs)) or theirs == _calls(record(dense, one, real=False)):
                 return captured, []
         except ModelError:
             pass
