@@ -27,7 +27,7 @@ from .case import Case
 #: Largest error relative to the masked dense network, by the lowest precision that computes anything.
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 #: Networks with more parameters than this are compared in float32: the comparison holds several copies.
-_FLOAT64_PARAMETERS = 150_000_000
+_FLOAT64_PARAMETERS = 250_000_000
 #: The removal must change the outputs at least this much, else the comparison says nothing.
 _CHANGE = 1e-6
 _LARGEST_SHARE = 0.75
@@ -202,6 +202,9 @@ def _comes_back(model: nn.Module, result: nw.Pruned, inputs: structure.Inputs) -
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         nw.save(result, folder)
         again = nw.load(folder, model).eval()
-        for a, b in zip(tensors(inputs.call(again)), tensors(inputs.call(result.model)), strict=True):
+        torch.manual_seed(1)  # for those that draw noise
+        ours = tensors(inputs.call(result.model))
+        torch.manual_seed(1)
+        for a, b in zip(tensors(inputs.call(again)), ours, strict=True):
             if a.shape != b.shape or not torch.equal(a.nan_to_num(), b.nan_to_num()):
                 raise FailedError("file", "it computes something else after saving and loading")

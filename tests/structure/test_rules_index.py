@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from netwright.structure import check, shrink, trace
+
 TOKENS = (2, 4, 6)
 WHOLE = {"a": (1, 8)}
 
@@ -33,6 +35,24 @@ def _masked(m, x):
 def _packed(x):
     packed = pack_padded_sequence(x, torch.tensor([4, 2]), batch_first=True)
     return pad_packed_sequence(packed, batch_first=True)[0]
+
+
+def _spread(m, x):
+    """Attention with parameters (features, heads, width), by einsum."""
+    q, k, v = (torch.einsum("bnf,fhd->bnhd", x, w) for w in (m.q, m.k, m.v))
+    scores = (torch.einsum("bnhd,bmhd->bhnm", q, k) * 0.5).softmax(-1)
+    return torch.einsum("bnhd,fhd->bnf", torch.einsum("bhnm,bmhd->bnhd", scores, v), m.o)
+
+
+def _routed(m, x):
+    """A mixture of experts that sorts tokens by expert and multiplies them group by group."""
+    flat = m.a(x).flatten(0, 1)
+    weight, expert = m.gate(flat).softmax(-1).max(-1)
+    order = expert.argsort()
+    ends = torch.bincount(expert, minlength=m.up.shape[0]).cumsum(0).to(torch.int32)
+    hidden = torch._grouped_mm(flat[order], m.up, offs=ends).relu()
+    mixed = torch._grouped_mm(hidden, m.down, offs=ends) * weight[order, None]
+    return m.b(flat + torch.zeros_like(flat).index_add_(0, order, mixed)).unflatten(0, x.shape[:2])
 
 
 def _interleaved(m, x):
@@ -104,6 +124,12 @@ INDEXED = [
         TOKENS,
         {"a": "meets, in index_put, a tensor of the same size"},
     ),
+    Case(
+        "gathered tokens, with an index that is repeated",
+        lambda: dense(lambda m, x: x.gather(1, _rows(x, 2, 0)[..., :1].repeat(1, 1, x.shape[-1]))),
+        WHOLE,
+        TOKENS,
+    ),
     Case("tokens picked by a mask", lambda: dense(_masked, mask=MASK), WHOLE, TOKENS),
     Case("packed by length", lambda: dense(lambda m, x: _packed(x)), WHOLE, TOKENS),
 ]
@@ -160,6 +186,18 @@ COMPUTED = [
         {"v": "one factor of a product"},
     ),
     Case(
+        "heads of parameters of three dimensions",
+        lambda: Net(
+            lambda m, x: m.b(_spread(m, m.a(x))),
+            a=nn.Linear(6, 8),
+            b=nn.Linear(7, 5),
+            **{name: torch.randn(8, 3, 4) / 3 for name in "qkv"},
+            o=torch.randn(7, 3, 4),
+        ),
+        {"a": (1, 8), "q": (1, 3), "o": (1, 7)},
+        TOKENS,
+    ),
+    Case(
         "heads of which query, key and value lie together",
         lambda: Net(_interleaved, qkv=nn.Linear(6, 36), o=nn.Linear(12, 5), table=torch.randn(4, 2), n=3),
         {"qkv": (1, 3)},
@@ -180,3 +218,22 @@ COMPUTED = [
 @pytest.mark.parametrize("case", COMPUTED, ids=lambda c: c.name)
 def test_products_of_other_ranks_are_exact(case: Case) -> None:
     holds(case)
+
+
+def test_experts_whose_tokens_are_sorted() -> None:
+    torch.manual_seed(0)
+    model = Net(
+        _routed,
+        a=nn.Linear(6, 8),
+        b=nn.Linear(8, 5),
+        gate=nn.Linear(8, 4),
+        up=torch.randn(4, 8, 16),
+        down=torch.randn(4, 16, 8),
+    )
+    net = trace(model, torch.randn(TOKENS))
+    assert {axis.name: axis.size for axis in net.prunable} == {"a": 8, "up": 16}
+    keep = net.everything.clone()
+    for axis in net.prunable:  # the operator wants multiples of four
+        keep[axis.cells[0, ::2]] = False
+    result = check(model, net, keep, shrink(model, net, keep).model)
+    assert result.error < 1e-12 and result.change > 1e-6

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from netwright.structure.tracing import Structure
 
 
+_SEED = 0
+
+
 @dataclass(frozen=True)
 class Check:
     """How close the smaller network is to the dense one with what was removed at zero.
@@ -71,16 +74,19 @@ def check(
 
     inputs = net.inputs.map(cast)
     dense = deep_copy(model).cpu().to(dtype).eval()
-    with plain_kernels(), _Precision(dtype):
+    with plain_kernels(), _Precision(dtype), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)  # a network that draws noise draws the same each time
         recording, values = record_values(dense, inputs)
         labels = Labels(heads=net.heads, given=net.layers, units=net.count)
         traced = labels.walk(recording)
         stays = torch.cat([keep, torch.ones(labels.units - net.count, dtype=torch.bool)])
         stays = _resolve(labels, stays, net.count)
+        torch.manual_seed(_SEED)
         outputs, plain = _replay(recording, values, traced.table, stays)
         with torch.no_grad():
             twin = deep_copy(small).cpu().to(dtype).eval()
             _rescale(dense, twin, scales or {}, kept or {})
+            torch.manual_seed(_SEED)
             got = inputs.call(twin)
     found = [x for x in pytree.tree_leaves(got) if isinstance(x, Tensor)]
     if len(found) != len(outputs):
@@ -114,7 +120,21 @@ class _Precision(TorchDispatchMode):
         asked = kwargs.get("dtype")
         if asked is not None and asked.is_floating_point and asked.itemsize < self.dtype.itemsize:
             kwargs["dtype"] = self.dtype
+        if func is torch.ops.aten._grouped_mm.default and args[0].dtype == torch.float64:
+            return _grouped_product(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+def _grouped_product(a: Tensor, b: Tensor, offs: Tensor | None = None, **rest: Any) -> Tensor:
+    """Rows of `a` (S, K) up to each of `offs` (G,) times the matrix of their group in `b` (G, K, N).
+
+    The operator itself knows no double precision.
+    """
+    if offs is None or (a.dim(), b.dim()) != (2, 3):
+        raise StructureError("a grouped product of this form cannot be checked in double precision")
+    ends = [0, *offs.tolist()]
+    parts = [a[i:j] @ m for i, j, m in zip(ends[:-1], ends[1:], b, strict=True)]
+    return torch.cat([*parts, a.new_zeros(len(a) - ends[-1], b.shape[2])])
 
 
 def _rescale(

@@ -127,6 +127,7 @@ class Walk:
         for name, number in recording.parameters.items():
             self.names.setdefault(number, name)
         self.uniform: set[int] = set()
+        self.copies = {n.outputs[0]: n.inputs[0] for n in recording.nodes if n.op == "clone"}
         # View -> what it is a part of, and whether slices made it.
         self.parts: dict[int, tuple[int, bool]] = {}
         self.rows = torch.zeros(0, dtype=torch.int64)
@@ -212,6 +213,14 @@ class Walk:
     def shape(self, ref: Ref | int) -> tuple[int, ...]:
         """Shape of a tensor of the recording."""
         return self.shapes[ref.id if isinstance(ref, Ref) else ref]
+
+    def parameter_of(self, number: int) -> str | None:
+        """The parameter or buffer of which a tensor is a view, or a copy of a view."""
+        while True:
+            root = self.parts.get(number, (number, True))[0]
+            if root not in self.copies:
+                return self.names.get(root)
+            number = self.copies[root]
 
     def is_parameter(self, ref: Ref | int) -> bool:
         """Whether a tensor is a parameter or buffer itself."""

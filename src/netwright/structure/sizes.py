@@ -36,6 +36,7 @@ class Sizes:
     def __init__(self, partition: Partition) -> None:
         self._classes = partition.classes
         self._count = partition.count
+        self._frozen = partition.frozen
         self._ragged = partition.ragged
         self._rows: dict[bytes, int] = {}
         self._labels: list[Ints] = []
@@ -92,8 +93,12 @@ class Sizes:
                     known = [(inner, self.row(first))]
                 self._dims[id(layer)] = known
             for d, r in known:
-                found.setdefault(d, r)
+                if d not in found or self._fixed(found[d]):  # of two units there, the one that can go
+                    found[d] = r
         return list(found.items())
+
+    def _fixed(self, row: int) -> bool:
+        return bool(self._frozen[self._labels[row]].all())
 
     def counts(self, keep: NDArray[np.bool_]) -> Ints:
         """How many stay, for every count.

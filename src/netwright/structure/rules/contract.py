@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from netwright.structure.layers import varying
@@ -46,7 +45,7 @@ def vector_product(walk: Walk, node: Node) -> list[list[Tensor]]:
 
 @rule("_grouped_mm")
 def grouped_product(walk: Walk, node: Node) -> list[list[Tensor]]:
-    """`A (S, K)`, rows sorted by group, times `B (G, K, N)`, one matrix a group (the experts of a mixture)."""
+    """`A (S, K)`, rows sorted by group, times `B (G, K, N)`, a matrix for each group (experts, say)."""
     a, b = node.inputs[:2]
     biased = len(node.args) > 3 and node.args[3] is not None
     if (len(walk.shape(a)), len(walk.shape(b))) != (2, 3) or biased:
@@ -119,8 +118,6 @@ def _join(walk: Walk, a: int, b: int, left: list[Tensor], right: list[Tensor]) -
     uniform = a in walk.uniform or b in walk.uniform
     if not left and not right:
         return []
-    if len(left) == len(right) > 1 and _products(walk, left, right):
-        return []
     if len(left) != 1 or len(right) != 1:
         if not uniform:
             for layer in left + right:
@@ -133,31 +130,6 @@ def _join(walk: Walk, a: int, b: int, left: list[Tensor], right: list[Tensor]) -
     walk.labels.heads_met.append(rows[0])
     row = walk.collapse(rows[0], (rows[0].dim() - 2,))
     return [row]
-
-
-def _products(walk: Walk, left: list[Tensor], right: list[Tensor]) -> bool:
-    """Tie a flattened product of dimensions (heads and their width, say) with another, factor by factor.
-
-    Returns:
-        Whether both are made of the same factors.
-    """
-    waiting = list(right)
-    pairs = []
-    for layer in left:
-        partner = next((la for la in waiting if la.shape == layer.shape and _alike(layer, la)), None)
-        if partner is None:
-            return False
-        waiting = [la for la in waiting if la is not partner]
-        pairs.append((layer, partner))
-    for layer, partner in pairs:
-        walk.tie(layer, partner)
-    return True
-
-
-def _alike(a: Tensor, b: Tensor) -> bool:
-    """Whether the same positions share a unit in both."""
-    pairs = torch.stack([a.reshape(-1), b.reshape(-1)])
-    return len(a.unique()) == len(b.unique()) == pairs.unique(dim=1).shape[1] < a.numel()
 
 
 def _with_batches(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from netwright.structure.layers import align, compress, expand_to, full, reshape, varying
+from netwright.structure.layers import align, compress, expand_to, factor, full, reshape, varying
 from netwright.structure.record import Ref
 from netwright.structure.rules._base import rule
 
@@ -34,7 +34,7 @@ def view(walk: Walk, node: Node) -> list[Layers]:
     _pass_uniform(walk, node)
     old, new = walk.shape(node.inputs[0]), walk.shape(node.outputs[0])
     out = []
-    for layer in walk.layers_of(node.inputs[0]):
+    for layer in _one_factor(walk, node.inputs[0], old, new):
         before = len(varying(layer))
         moved = reshape(layer, old, new)
         after = len(varying(moved))
@@ -48,6 +48,35 @@ def view(walk: Walk, node: Node) -> list[Layers]:
             moved = walk.moved(moved, varying(moved)[varying(layer).index(walk.ragged(layer))])
         out.append(moved)
     return [out]
+
+
+def _one_factor(walk: Walk, number: int, old: tuple[int, ...], new: tuple[int, ...]) -> Layers:
+    """The layers of a parameter (features, heads, width) without those that a view puts on one dimension.
+
+    What stays of a product is no product of what stays, unless one factor stays whole: the width of heads
+    that go whole, otherwise the heads.
+    """
+    layers = walk.layers_of(number)
+    name = walk.parameter_of(number) if len(layers) > 1 else None
+    if name is None:
+        return layers
+    dims = [(d, la.unique()) for d, la in walk.labels.parameters[name].items()]
+
+    def own(layer: Tensor) -> int:
+        return next((d for d, units in dims if torch.equal(units, layer.unique())), -1)
+
+    kept = list(layers)
+    for runs, _ in factor(old, new):
+        merged = [la for la in kept if varying(la) and set(varying(la)) <= set(runs)]
+        if len(merged) < 2:
+            continue
+        merged.sort(key=own)
+        stays = merged[0] if walk.labels.heads == "whole" else merged[-1]
+        for layer in merged:
+            if layer is not stays:
+                walk.freeze(layer, "it is one factor of a flattened product of which the other may go")
+        kept = [la for la in kept if la is stays or not any(la is m for m in merged)]
+    return kept
 
 
 @rule("permute")
