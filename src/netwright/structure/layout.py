@@ -100,10 +100,19 @@ def _rows(layer: Tensor, dim: int, index: Tensor | None, small: bool = False) ->
 
 
 def _ordered(index: Tensor, dense: Tensor, wanted: Tensor) -> Tensor:
-    """Indices sorted so that the classes `dense` (blocks, n) appear as `wanted`, where those are the same."""
-    a, b = dense.sort(dim=1, stable=True), wanted.sort(dim=1, stable=True)
+    """Indices sorted so that the classes `dense` (blocks, n) appear as `wanted`, where those are the same.
+
+    A dimension of size 1 has no units: what comes from there is unknown (-1) in `wanted`, and is taken for
+    what is missing, in the dense order.
+    """
+    rows, goal = index.reshape(dense.shape).clone(), wanted.clone()
+    for row in (goal < 0).any(dim=1).nonzero().reshape(-1).tolist():
+        missing = dense[row][~torch.isin(dense[row], goal[row])]
+        unknown = goal[row] < 0
+        if len(missing) == int(unknown.sum()):
+            goal[row, unknown] = missing
+    a, b = dense.sort(dim=1, stable=True), goal.sort(dim=1, stable=True)
     same = (a.values == b.values).all(dim=1)
-    rows = index.reshape(dense.shape).clone()
     moved = torch.empty_like(rows).scatter_(1, b.indices, rows.gather(1, a.indices))
     rows[same] = moved[same]
     return rows.reshape(index.shape)
