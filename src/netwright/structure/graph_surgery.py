@@ -180,14 +180,14 @@ def through_graph(
 
     network = built(kept)
     if net.partition.shuffled.any() and order is None:
-        again = [record(network, inputs, training=training, real=False) for _, training in proofs]
+        again = [record(network, inputs, training=t, real=s.traced.recording.real) for s, t in proofs]
         kept = arrange(net, kept, again)
         network = built(kept)
     for seen, training in proofs:
         failure = prove(
             cast("Structure", seen),
             seen.traced,
-            record(network, inputs, training=training, real=False),
+            record(network, inputs, training=training, real=seen.traced.recording.real),
             seen.shapes,
             seen.times,
             {**seen.kept, **kept},
@@ -234,7 +234,7 @@ def _batches(model: nn.Module, inputs: Inputs, captured: Captured) -> tuple[Capt
         one = Inputs(*pytree.tree_unflatten(single, spec))
         try:
             theirs = _calls(record(model, one))
-            if theirs == _calls(record(model, inputs)) or theirs == _calls(record(dense, one, real=False)):
+            if theirs == _calls(record(model, inputs)) or theirs == _calls(record(dense, one)):
                 return captured, []
         except ModelError:
             pass
@@ -257,7 +257,7 @@ def _training_pass(model: nn.Module, inputs: Inputs, captured: Captured) -> Capt
         return _capture(model, inputs, training=True) if model.training_program is not None else None
     theirs = record(model, inputs, training=True)
     dense = build(model, "", captured.program, None, {}, {}, captured.constants)
-    ours = record(dense, inputs, training=True, real=False)
+    ours = record(dense, inputs, training=True)
     if _calls(ours) == _calls(theirs):
         return None
     found = capture(model, inputs, training=True)
@@ -282,7 +282,7 @@ def _see(
     Raises:
         Unwritable: if the graph ties or freezes what the surgery takes apart.
     """
-    recording = record(dense, inputs, training=training, real=False)
+    recording = record(dense, inputs, training=training)
     labels = Labels(heads=net.heads, given=net.layers, units=net.count)
     traced = labels.walk(recording)
     classes, all_times = _components(labels, net, times)
