@@ -337,12 +337,21 @@ def norm(m: Net, x: Tensor) -> Tensor:
 
 
 def tied(m: Net, x: Tensor) -> Tensor:
-    return F.linear(m.mix(m.table(x)), m.table.weight)
+    return F.linear(m.mix(m.table(x)).relu(), m.table.weight)
+
+
+def tied_after_norm(m: Net, x: Tensor) -> Tensor:
+    return F.linear(m.n(m.mix(m.table(x))), m.table.weight)
 
 
 def scores(m: Net, x: Tensor) -> Tensor:
-    q, k = m.q(x), m.k(x)
+    q, k = m.q(x).relu(), m.k(x).tanh()
     return m.v((q @ k.transpose(1, 2)) @ x)
+
+
+def plain_scores(m: Net, x: Tensor) -> Tensor:
+    q, k = m.q(x), m.k(x).tanh()
+    return m.v((0.3 * q @ k.transpose(1, 2)) @ x)
 
 
 COUNTED: dict[str, tuple[Callable[[], nn.Module], Tensor, str, str]] = {
@@ -412,6 +421,31 @@ def test_where_copies_are_counted_they_are_refused_or_repeated_alike(name: str) 
         with pytest.raises(StructureError, match=f"repeating {verdict.axis}"):
             widen(model, net, {verdict.axis: 2 * size})
     assert permute(model, net, draw_permutation(net)).error <= EXACT
+
+
+MADE_GOOD: dict[str, tuple[Callable[[], nn.Module], Tensor, str, set[str]]] = {
+    # name: network, example, axis, parameters of which copies carry shares
+    "a norm before a tied table": (
+        lambda: Net(tied_after_norm, table=nn.Embedding(7, 6), mix=nn.Linear(6, 6), n=nn.LayerNorm(6)),
+        torch.randint(0, 7, (2, 4)), "mix", {"n.weight", "n.bias", "mix.weight"},
+    ),
+    "the query's own rows": (
+        lambda: Net(plain_scores, q=nn.Linear(5, 6), k=nn.Linear(5, 6), v=nn.Linear(5, 3)),
+        torch.randn(2, 4, 5), "q", {"q.weight", "q.bias"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(MADE_GOOD))
+def test_what_makes_a_tensor_carries_the_shares_where_its_reader_cannot(name: str) -> None:
+    build, example, axis, parameters = MADE_GOOD[name]
+    model = fill(build())
+    net = trace(model, example.to(D) if example.is_floating_point() else example, heads="width")
+    found = {a.name: a.size for a in net.prunable}
+    assert set(found) <= {axis, "table"} and 6 in found.values()
+    wide = widen(model, net, 3)
+    assert wide.error <= EXACT and set(wide.factors) == parameters
+    assert set(wide.map.sizes().values()) == {18}
 
 
 def test_axes_that_are_averaged_together_are_named() -> None:

@@ -116,20 +116,39 @@ def multiplicities(net: Structure) -> Multiplicities:
     """
     found = Multiplicities()
     uses: dict[int, list[tuple[Node, int | None]]] = {}
-    ends: dict[tuple[int, int], Node] = {}
+    ends: dict[tuple[int, int], list[_End]] = {}
     for run in net.runs:
         _Reading(net, run, found, uses, ends).read()
     names = {number: name for name, number in reversed(net.recording.parameters.items())}
-    for (number, dim), node in ends.items():
+    for (number, dim), where in ends.items():
         name = names[number]
-        found.shared.setdefault(name, set()).add(dim)
         layer = net.layers.get(name, {}).get(dim)
-        for other, contracted in uses[number]:
-            if contracted != dim and layer is not None:
-                where = node.module or "the model itself"
-                reason = f"{name} is contracted over it in {where} and used in another way here"
-                found.demands.append(Demand(layer.reshape(1, -1).numpy(), False, reason, other))
+        others = [node for node, contracted in uses[number] if contracted != dim]
+        if not others or layer is None:
+            found.shared.setdefault(name, set()).add(dim)
+            continue
+        makers = [end.reading.makers(end.activation) for end in where]
+        if all(made is not None for made in makers):
+            _share(found, [m for made in makers for m in made or []])
+            continue
+        place = where[0].node.module or "the model itself"
+        reason = f"{name} is contracted over it in {place} and used in another way here"
+        found.demands.append(Demand(layer.reshape(1, -1).numpy(), False, reason, others[0]))
     return found
+
+
+def _share(found: Multiplicities, parameters: list[tuple[str, int]]) -> None:
+    for name, dim in parameters:
+        found.shared.setdefault(name, set()).add(dim)
+
+
+@dataclass(frozen=True)
+class _End:
+    """A contraction of an activation with a parameter."""
+
+    reading: _Reading
+    node: Node
+    activation: int
 
 
 class _Reading:
@@ -141,12 +160,20 @@ class _Reading:
         run: Traced,
         found: Multiplicities,
         uses: dict[int, list[tuple[Node, int | None]]],
-        ends: dict[tuple[int, int], Node],
+        ends: dict[tuple[int, int], list[_End]],
     ) -> None:
         self.net, self.run, self.found, self.uses, self.ends = net, run, found, uses, ends
         self.shapes = run.recording.shapes
         parameters = run.recording.parameters.values()
         self.roots: dict[int, Root] = {p: (p, tuple(range(len(self.shapes[p])))) for p in parameters}
+        self.names = {number: name for name, number in reversed(run.recording.parameters.items())}
+        self._made: dict[int, list[Node]] = {}
+        self._readers: dict[int, int] = {}
+        for node in run.recording.nodes:
+            for number in node.outputs:
+                self._made.setdefault(number, []).append(node)
+            for number in set(node.inputs):
+                self._readers[number] = self._readers.get(number, 0) + 1
 
     def read(self) -> None:
         for node in self.run.recording.nodes:
@@ -205,13 +232,66 @@ class _Reading:
                 contracted[number] = self.roots[number][1][dim]
         if not any(r.any() for r in rows):
             return contracted
-        for number in (b, a):
+        for number, other in ((b, a), (a, b)):
             if contracted.get(number, -1) >= 0:
-                self.ends.setdefault((self.roots[number][0], contracted[number]), node)
+                key = (self.roots[number][0], contracted[number])
+                self.ends.setdefault(key, []).append(_End(self, node, other))
                 return contracted
+        made = self.makers(a) or self.makers(b)
+        if made is not None:
+            _share(self.found, made)
+            return contracted
         for r in rows:
             self.demand(r, False, "two computed tensors are contracted over it", node)
         return contracted
+
+    def makers(self, number: int) -> list[tuple[str, int]] | None:
+        """Parameters that scale a tensor as a whole, and nothing else: there copies can have their shares.
+
+        Args:
+            number: A tensor that one contraction reads.
+
+        Returns:
+            Names and dimensions (of a norm's weight and bias, a scale, or a linear map's rows and bias), or
+            None where it is read elsewhere too or made in another way.
+        """
+        while self._readers.get(number, 0) == 1 and len(self._made.get(number, ())) == 1:
+            (node,) = self._made[number]
+            if node.op in ("mul", *_NORMS) and len(node.inputs) > 1:
+                return self._scales(node.inputs[1:] if node.op != "mul" else node.inputs)
+            if node.op in ("mm", "addmm"):
+                return self._rows(node)
+            if len(node.inputs) != 1 or len(node.outputs) != 1 or not _whole(node):
+                return None
+            number = node.inputs[0]
+        return None
+
+    def _alone(self, number: int) -> tuple[str, tuple[int, ...]] | None:
+        """A parameter that is read once, by the chain of views that ends here."""
+        root = self.roots.get(number)
+        if root is None or self._readers.get(number, 0) != 1 or self._readers.get(root[0], 0) != 1:
+            return None
+        return self.names[root[0]], root[1]
+
+    def _scales(self, numbers: list[int]) -> list[tuple[str, int]] | None:
+        """Scales (and a norm's bias), along whatever they vary: exactly one product of them is meant."""
+        found = [self._alone(n) for n in numbers if n in self.roots]
+        if not found or any(f is None for f in found):
+            return None
+        return [(f[0], dim) for f in found if f is not None for dim in self.net.layers.get(f[0], {})]
+
+    def _rows(self, node: Node) -> list[tuple[str, int]] | None:
+        """The rows of a linear map and its bias."""
+        weight = self._alone(node.inputs[-1])
+        if weight is None or weight[1][-1] < 0:
+            return None
+        found = [(weight[0], weight[1][-1])]
+        if node.op == "addmm":
+            bias = self._alone(node.inputs[0])
+            if bias is None:
+                return None
+            found.append((bias[0], 0))
+        return found
 
     def _convolution(self, node: Node) -> dict[int, int]:
         x, w = node.inputs[:2]
@@ -228,7 +308,7 @@ class _Reading:
         if not ending:  # every group is one class: the copies of a group are groups
             return {}
         if w in contracted and root is not None:
-            self.ends.setdefault((root[0], contracted[w]), node)
+            self.ends.setdefault((root[0], contracted[w]), []).append(_End(self, node, x))
         else:
             self.demand(rows, False, "the weight that is contracted over it is computed", node)
         return contracted
@@ -277,6 +357,21 @@ class _Reading:
         verb = "averages" if alike else "counts every copy"
         for rows in self.rows(x, _reduced(node, rank)):
             self.demand(rows, alike, f"{node.op} {verb} over it", node)
+
+
+def _whole(node: Node) -> bool:
+    """Whether an operator hands on all of its input, scaled by a number at most."""
+    by_number = node.op in ("mul", "div") and not any(isinstance(a, Ref) for a in node.args[1:])
+    kept = node.op in _RESHAPES or node.op in (
+        "t",
+        "transpose",
+        "permute",
+        "expand",
+        "clone",
+        "_to_copy",
+        "alias",
+    )
+    return by_number or kept
 
 
 def _reduced(node: Node, rank: int) -> tuple[int, ...]:
