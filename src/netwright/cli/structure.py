@@ -102,7 +102,8 @@ def prune(
     exclude: list[str] = typer.Option([], help="Module or parameter to leave alone; may be repeated."),
     round_to: int | None = typer.Option(None, help="Widths are multiples of this (8 on wide axes)."),
     heads: str = typer.Option(
-        "auto", help="Attention heads go whole, or all shrink in width, or what the code can hold: whole, width, auto."
+        "auto",
+        help="How attention shrinks: whole heads, their width, or what the code can hold (whole, width, auto).",
     ),
     seed: int = typer.Option(0, help="Decides what is drawn at random."),
     input_shape: str | None = typer.Option(None, help="Shape of one example, for instance 3,224,224."),

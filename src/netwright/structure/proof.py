@@ -180,7 +180,7 @@ def changed_factors(run: Traced, small: Recording) -> list[Factor]:
 
 
 def computing(recording: Recording) -> list[Node]:
-    """The operators of a recording that compute. Whether a reshape copies depends on sizes of 1: copies do not count."""
+    """The operators of a recording that compute; copies do not count, since a reshape makes some by size."""
     return [n for n in recording.nodes if n.op not in VIEWS and n.op != "clone"]
 
 
