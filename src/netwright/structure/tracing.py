@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from netwright.structure.cost import CONVOLUTIONS, PRODUCTS, VIEWS, Cost, CostMo
 from netwright.structure.heads import whole_rows, without_product
 from netwright.structure.inputs import Inputs
 from netwright.structure.labels import Freeze, Labels, Traced
-from netwright.structure.layers import varying
-from netwright.structure.record import Recording, record
+from netwright.structure.layers import factor, varying
+from netwright.structure.record import Node, Recording, record
 from netwright.structure.sizes import Sizes, parameter_layers
 from netwright.structure.solve import Axis, Partition, Solver
 
@@ -341,16 +342,19 @@ def _excluded(labels: Labels, names: list[str], exclude: Iterable[str]) -> list[
 
 def _consumers(recording: Recording) -> Iterable[Consumer]:
     names = {number: name for name, number in reversed(recording.parameters.items())}
-    flipped: dict[int, tuple[int, bool]] = {number: (number, False) for number in names}
+    shapes = recording.shapes
+    # View of a matrix -> the matrix, and where its two dimensions are.
+    placed = {number: (number, (0, 1)) for number in names if len(shapes[number]) == 2}
     seen: set[str] = set()
     for node in recording.nodes:
         if node.op in VIEWS:
             source = node.inputs[0] if node.inputs else -1
-            if source in flipped and node.outputs:
-                root, turned = flipped[source]
-                swaps = node.op in ("t", "transpose", "permute", "numpy_T")
+            if source in placed:
+                root, at = placed[source]
                 for number in node.outputs:
-                    flipped[number] = (root, turned != swaps)
+                    moved = _placed(node, shapes[source], shapes[number], at)
+                    if moved is not None:
+                        placed[number] = (root, moved)
             continue
         if node.op in CONVOLUTIONS:
             w = node.inputs[1]
@@ -362,9 +366,32 @@ def _consumers(recording: Recording) -> Iterable[Consumer]:
                 yield Consumer(names[w], *ends, "convolution", node.module, groups, transposed)
         elif node.op in PRODUCTS:
             b = node.inputs[1] if node.op in ("mm", "bmm") else node.inputs[2]
-            if b in flipped:
-                root, turned = flipped[b]
-                name = names[root]
-                if len(recording.shapes[root]) == 2 and name not in seen:
+            if b in placed:
+                root, at = placed[b]
+                name, rank = names[root], len(shapes[b])
+                if name not in seen and set(at) == {rank - 2, rank - 1}:
                     seen.add(name)
-                    yield Consumer(name, *((1, 0) if turned else (0, 1)), "linear", node.module)
+                    yield Consumer(name, *((0, 1) if at[0] < at[1] else (1, 0)), "linear", node.module)
+
+
+def _placed(
+    node: Node, old: tuple[int, ...], new: tuple[int, ...], at: tuple[int, int]
+) -> tuple[int, int] | None:
+    """Where two dimensions of a tensor are in a view of it; None where one is not a dimension any more."""
+    if node.op in ("t", "numpy_T"):
+        return (len(old) - 1 - at[0], len(old) - 1 - at[1])
+    if node.op in ("transpose", "swapaxes"):
+        one, other = (d % len(old) for d in node.args[1:3])
+        swap = {one: other, other: one}
+        return (swap.get(at[0], at[0]), swap.get(at[1], at[1]))
+    if node.op == "permute":
+        order = [d % len(old) for d in node.args[1]]
+        return (order.index(at[0]), order.index(at[1]))
+    if len(old) == len(new) and node.op not in ("view", "_unsafe_view", "reshape"):
+        return at
+    found = []
+    for d in at:  # kept by a reshape that adds or drops sizes of 1 around it
+        runs = [b for a, b in factor(old, new) if d in a] if prod(old) == prod(new) else []
+        same = [e for e in runs[0] if new[e] == old[d]] if runs else []
+        found += same[:1]
+    return (found[0], found[1]) if len(found) == 2 and found[0] != found[1] else None
