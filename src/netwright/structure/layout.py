@@ -39,10 +39,11 @@ def arrange(net: Structure, kept: Kept, small: Iterable[Recording]) -> Kept:
     Returns:
         The same indices in their new order. What cannot be told from the recordings is left as it was.
     """
-    ids, given = _numbered(net, kept)
-    labels = Labels(heads=net.heads, given=given, units=ids)
+    given, first_guess = _numbered(net, kept)
+    labels = Labels(heads=net.heads, given=given, units=len(first_guess))
     for recording in small:
         labels.walk(recording)
+    _tie_same(labels, first_guess)
     met_with = Solver(labels).components().classes
     class_of = torch.full((int(met_with.max()) + 1,), -1, dtype=torch.int64)
     met = torch.zeros(net.count, dtype=torch.bool)
@@ -61,9 +62,26 @@ def arrange(net: Structure, kept: Kept, small: Iterable[Recording]) -> Kept:
     return out
 
 
-def _numbered(net: Structure, kept: Kept) -> tuple[int, dict[str, dict[int, Tensor]]]:
-    """A unit of its own for every index that stays; how many units, and layers of the small parameters."""
+def _tie_same(labels: Labels, classes: Tensor) -> None:
+    """Tie interleaved rows that keep the same classes: position by position, as in the dense network.
+
+    Args:
+        labels: A walk.
+        classes: (units,) the class of each, within a dimension perhaps in another order.
+    """
+    for block in labels.blocks:
+        if block.kind == "shuffle" and int(block.labels.max()) < len(classes):
+            rows = block.labels.reshape(-1, block.labels.shape[varying(block.labels)[-1]])  # (n, rows)
+            there = classes[rows].sort(dim=0).values
+            if bool((there == there[:, :1]).all()):
+                first = rows[:, :1].expand_as(rows)
+                labels.ties.append((first.reshape(-1), rows.reshape(-1), None))
+
+
+def _numbered(net: Structure, kept: Kept) -> tuple[dict[str, dict[int, Tensor]], Tensor]:
+    """A unit of its own for every index that stays: layers of the small parameters, and classes (units,)."""
     units = 1
+    classes = [torch.zeros(1, dtype=torch.int64)]
     given: dict[str, dict[int, Tensor]] = {}
     for name, dims in net.layers.items():
         cut = kept.get(name, {})
@@ -77,9 +95,13 @@ def _numbered(net: Structure, kept: Kept) -> tuple[int, dict[str, dict[int, Tens
                 rows, width = small.shape[0], small.shape[dim]
                 own = torch.arange(units, units + blocks * width).reshape(blocks, 1, width)
                 own = own.expand(blocks, rows // blocks, width).reshape(small.shape)
-            units += own.numel()
+            fresh = int(own.max()) + 1 - units
+            known = torch.zeros(fresh, dtype=torch.int64)
+            known[own.reshape(-1) - units] = small.reshape(-1)
+            classes.append(known)
+            units += fresh
             given.setdefault(name, {})[dim] = own
-    return units, given
+    return given, torch.cat(classes)
 
 
 def _rows(layer: Tensor, dim: int, index: Tensor | None, small: bool = False) -> Tensor:
