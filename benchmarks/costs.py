@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from netwright.structure import Inputs, Structure, shrink, trace
@@ -94,7 +95,8 @@ def counted(model: nn.Module, inputs: Inputs) -> Counter[str]:
                 to_meta(inputs).call(clone(model).eval().requires_grad_(False))
         except Exception:  # its Python needs values
             counter = FlopCounterMode(display=False)
-            with torch.no_grad(), counter:
+            # Its counter knows attention as products only, not as processors' fused operator.
+            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
                 inputs.call(clone(model, None).eval().requires_grad_(False))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -107,7 +109,7 @@ def counted(model: nn.Module, inputs: Inputs) -> Counter[str]:
 
 
 #: Operators that two counts name differently for the same work: a matrix product with or without an addend.
-_SAME = {"addmm": "mm", "baddbmm": "bmm"}
+_SAME = {"addmm": "mm", "baddbmm": "bmm", "_scaled_dot_product_flash_attention_for_cpu": "bmm"}
 
 
 def compare(case: Case) -> dict[str, Any]:

@@ -109,14 +109,17 @@ def test_sizes_follow_the_widths_of_a_network_that_was_not_seen(
     unseen = rewritten(paths[-1], feeds[-1], 1)
     widths = counts(keeps[-1])
     assert len(unseen.nodes) == len(calls)
-    for call, node in zip(calls, unseen.nodes, strict=True):
+    named = {node.name: node for node in unseen.nodes}
+    order = [node.name for node in rewritten(paths[0], feeds[0], 1).nodes]
+    for call, name in zip(calls, order, strict=True):
+        node = named[name]
         assert (call.kind.domain, call.kind.op) == (node.domain, node.op_type)
         mine = [int(widths[s]) for s in call.slots]
-        for value, name in zip(call.kind.inputs, node.input, strict=True):
+        for value, tensor in zip(call.kind.inputs, node.input, strict=True):
             if value.kind == "activation":
-                assert tuple(s.at(mine) for s in value.shape) == unseen.tensors[name][1], (call, name)
+                assert tuple(s.at(mine) for s in value.shape) == unseen.tensors[tensor][1], (call, tensor)
             elif value.kind == "weight":
-                assert tuple(s.at(mine) for s in value.shape) == unseen.weights[name].shape
+                assert tuple(s.at(mine) for s in value.shape) == unseen.weights[tensor].shape
 
 
 def test_every_operator_runs_alone_at_other_widths(

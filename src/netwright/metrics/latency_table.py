@@ -25,6 +25,8 @@ from netwright.errors import ArtefactError, UsageError
 from netwright.structure import Structure
 
 Floats = NDArray[np.float64]
+#: How widths lie to ONNX Runtime's blocks, from best to worst.
+ALIGNMENTS = ("blocks", "fours", "any", "narrow")
 _VERSION = 1
 
 
@@ -82,7 +84,7 @@ class Layout:
 
     Attributes:
         alignment: "blocks" (widths differ from the dense ones by whole blocks), "fours" (they are multiples
-            of four) or "any".
+            of four), "any", or "narrow" (they are less than one block).
         factor: What an operator takes inside a network by what it takes alone.
         rest_ms: What the network takes beside its operators.
         grids: Times of the distinct operators.
@@ -188,30 +190,27 @@ class LatencyTable:
         return out if keep.dim() == 2 else out[0]
 
     def _alignments(self, sizes: Floats) -> list[Floats]:
-        """How much of the network is run in which layout: by the dense time of the operators in blocks."""
+        """How much of the network is run in which layout: by the time of the operators in blocks."""
         names = [layout.alignment for layout in self.layouts]
         if len(names) == 1:
             return [np.ones(len(sizes))]
-        dense = np.array(self.dense)
-        whole = (dense - sizes) % self.block == 0
+        whole = (np.array(self.dense) - sizes) % self.block == 0
         fours = (sizes % 4 == 0) & (sizes >= self.block)
-        worst = np.where(whole, 0, np.where(fours, 1, 2))  # (settings, widths)
-        worst = np.minimum(worst, len(names) - 1) if "fours" in names else np.minimum(worst, 1)
+        aligned = np.where(fours, 1, np.where(sizes >= self.block, 2, 3))
+        worst = np.where(whole, 0, aligned)  # (settings, widths)
+        place = [max(i for i, name in enumerate(names) if ALIGNMENTS.index(name) <= k) for k in range(4)]
+        worst = np.array(place)[worst]  # one that was not measured counts as the one before
         share = np.zeros((len(names), len(sizes)))
-        whole_ms = 0.0
         blocks = self.layouts[0]
         for call in blocks.calls:
             grid = blocks.grids[call.grid]
             if grid.block > 1 and call.widths:
-                spent = float(np.asarray(grid.milliseconds).reshape(-1)[-1])
-                whole_ms += spent
-                place = worst[:, list(call.widths)].max(axis=1)
-                share[place, np.arange(len(sizes))] += spent
-        return (
-            list(share / whole_ms)
-            if whole_ms
-            else [np.ones(len(sizes)), *[np.zeros(len(sizes))] * (len(names) - 1)]
-        )
+                slots = list(call.widths)
+                spent = interpolate(grid, sizes[:, slots])
+                share[worst[:, slots].max(axis=1), np.arange(len(sizes))] += spent
+        whole_ms = share.sum(axis=0)
+        share[0] += whole_ms == 0
+        return list(share / np.where(whole_ms == 0, 1, whole_ms))
 
     def _sizes(self, net: Structure, keep: Tensor) -> Floats:
         parts = {(axis.name, p): part for axis in net.prunable for p, part in enumerate(axis.parts)}

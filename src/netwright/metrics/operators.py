@@ -176,6 +176,11 @@ class _Graph:
         found = dict(zip(made, session.run(made, example), strict=True)) | example
         self.tensors = {name: (str(a.dtype), a.shape) for name, a in found.items()}
         self.nodes = list(graph.node)
+        source = {o: node for node in self.nodes for o in node.output}
+        for node in self.nodes:  # in order of execution: what is before has its name
+            if node.op_type.startswith("Reorder") or not node.name:  # all of one type have one name
+                before = source.get(node.input[0]) if node.input else None
+                node.name = f"{node.op_type} of {before.name if before is not None else node.input[0]}"
 
 
 def open_as_is(model: Any, threads: int) -> Any:
@@ -226,13 +231,23 @@ def read_calls(
         threads: Threads inside an operator.
 
     Raises:
-        ModelError: if the files do not have the same operators.
+        ModelError: if fewer than two others have the operators of the first.
     """
     graphs = [_Graph(path, example, threads) for path, example in zip(paths, examples, strict=True)]
-    kinds = [[(n.domain, n.op_type, len(n.input)) for n in g.nodes] for g in graphs]
-    if any(k != kinds[0] for k in kinds):
+    marks = [{n.name: _mark(n) for n in g.nodes} for g in graphs]
+    # Parallel branches come in any order, and an addition is fused with either of them.
+    same = [i for i, mark in enumerate(marks) if mark == marks[0]]
+    if len(same) < 3 or len(marks[0]) < len(graphs[0].nodes):
         raise ModelError("ONNX Runtime runs other operators for the same network at other widths")
-    return [_call(nodes, graphs, candidates) for nodes in zip(*(g.nodes for g in graphs), strict=True)]
+    alike = [graphs[i] for i in same]
+    by_name = [{n.name: n for n in g.nodes} for g in alike]
+    rows = candidates[same]
+    return [_call([nodes[n.name] for nodes in by_name], alike, rows) for n in graphs[0].nodes]
+
+
+def _mark(node: Any) -> tuple[Any, ...]:
+    """What equal operators of two files have in common, whatever their sizes."""
+    return node.domain, node.op_type, len(node.input), tuple(sorted(a.name for a in node.attribute))
 
 
 def rewritten(path: Path, example: dict[str, Array], threads: int) -> _Graph:
@@ -291,8 +306,9 @@ def _call(nodes: Sequence[Any], graphs: Sequence[_Graph], candidates: NDArray[np
         return Value("weight", dtype, shape)
 
     attributes: list[tuple[str, Any]] = []
-    for index, attribute in enumerate(nodes[0].attribute):
-        given = [onnx.helper.get_attribute_value(n.attribute[index]) for n in nodes]
+    named = [{a.name: a for a in n.attribute} for n in nodes]  # their order differs from file to file
+    for attribute in sorted(nodes[0].attribute, key=lambda a: a.name):
+        given = [onnx.helper.get_attribute_value(n[attribute.name]) for n in named]
         if isinstance(given[0], int):
             attributes.append((attribute.name, size(given)))
         elif isinstance(given[0], list) and given[0] and isinstance(given[0][0], int):

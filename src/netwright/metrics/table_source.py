@@ -150,15 +150,18 @@ class _Source:
             return layouts, dense, sum(call.unmatched for call in found)
         four = torch.where(wide & (size % block() == 0), size - block() // 2, size)
         odd = torch.where(wide, size - 1 - size % 2, size)  # neither whole blocks nor fours
-        for name, top, step in (("fours", four, block()), ("any", odd, 2)):
-            if (
-                names(self.write(self._keep(top)), self._feed(self.write(self._keep(top))), self.threads)
-                == kinds
-            ):
+        narrow = torch.minimum(size, torch.tensor(block() - 1))
+        for name, top, step in (
+            ("fours", four, torch.where(wide, block(), 0)),
+            ("any", odd, torch.where(wide, 2, 0)),
+            ("narrow", narrow, torch.ones_like(size)),
+        ):
+            widest = self.write(self._keep(top))
+            if names(widest, self._feed(widest), self.threads) == kinds:
                 continue
             try:
-                layout, _, _ = self._layout(name, top, torch.where(wide, step, 0))
-            except ModelError:
+                layout, _, _ = self._layout(name, top, step)
+            except ModelError:  # it is no single layout: the one before stands in
                 continue
             layouts.append(layout)
         return layouts, dense, sum(call.unmatched for call in found)
