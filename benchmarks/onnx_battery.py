@@ -3,11 +3,11 @@
     python benchmarks/onnx_battery.py                     # 25 networks by two exporters
     python benchmarks/onnx_battery.py resnet18 swin --exporter dynamo
 
-The weights are random, the statistics of batch norms too, so that no two tensors are equal by accident. The file
-is the source of everything after the export. Columns: nodes of the graph; share of the parameters that stay;
-the difference of the file's own answer from PyTorch's, of the smaller file in ONNX Runtime (float32) from the
-masked dense network (float64), of the same in float64; how much the removal changed; and whether the ties that
-the file has are those of the module, over so many dimensions of parameters as could be matched.
+The weights are random, the statistics of batch norms too, so that no two tensors are equal by accident. The
+file is the source of everything after the export. Columns: nodes of the graph; share of the parameters that
+stay; the difference of the file's own answer from PyTorch's, of the smaller file in ONNX Runtime (float32)
+from the masked dense network (float64), of the same in float64; how much the removal changed; and whether the
+ties that the file has are those of the module, over so many dimensions of parameters as could be matched.
 """
 
 from __future__ import annotations
@@ -111,8 +111,9 @@ def recurrent() -> tuple[nn.Module, Tensor]:
 def signal() -> tuple[nn.Module, Tensor]:
     """A 1-D CNN."""
     return nn.Sequential(
-        nn.Conv1d(2, 16, 7, 2, 3), nn.BatchNorm1d(16), nn.ReLU(), nn.Conv1d(16, 32, 5, groups=4), nn.GroupNorm(4, 32),
-        nn.GELU(), nn.MaxPool1d(2), nn.Conv1d(32, 32, 3, padding=1, groups=32), nn.Conv1d(32, 48, 1), nn.ELU(),
+        nn.Conv1d(2, 16, 7, 2, 3), nn.BatchNorm1d(16), nn.ReLU(), nn.Conv1d(16, 32, 5, groups=4),
+        nn.GroupNorm(4, 32), nn.GELU(), nn.MaxPool1d(2), nn.Conv1d(32, 32, 3, padding=1, groups=32),
+        nn.Conv1d(32, 48, 1), nn.ELU(),
         nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(48, 4),
     ), torch.randn(2, 2, 64)  # fmt: skip
 
@@ -139,8 +140,8 @@ class _Residual(nn.Module):
 @network
 def super_resolution() -> tuple[nn.Module, Tensor]:
     return nn.Sequential(
-        nn.Conv2d(3, 24, 3, 1, 1), _Residual(24), _Residual(24), nn.Conv2d(24, 48, 3, 1, 1), nn.PixelShuffle(2),
-        nn.Conv2d(12, 3, 3, 1, 1),
+        nn.Conv2d(3, 24, 3, 1, 1), _Residual(24), _Residual(24), nn.Conv2d(24, 48, 3, 1, 1),
+        nn.PixelShuffle(2), nn.Conv2d(12, 3, 3, 1, 1),
     ), torch.randn(2, 3, 12, 12)  # fmt: skip
 
 
@@ -187,7 +188,7 @@ def _attention(
 
 
 @contextmanager
-def _spelled_out():  # noqa: ANN202
+def _spelled_out():
     fused, F.scaled_dot_product_attention = F.scaled_dot_product_attention, _attention
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -198,7 +199,7 @@ def _spelled_out():  # noqa: ANN202
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-#: The newest opset that PyTorch's exporter writes by itself; its fallback for newer ones leaves invalid graphs.
+#: The newest opset that PyTorch's exporter writes by itself; its fallback for newer ones leaves bad graphs.
 _EXPORTED = 25
 
 
@@ -334,9 +335,10 @@ def measure(name: str, exporter: str) -> dict[str, object]:
     narrow = check_file(graph, net, result.keep, content)
     three = RuntimeNetwork(content)(torch.cat([example, example[:1]]))
     assert (three if isinstance(three, Tensor) else three[0]).shape[0] == 3, "the batch is no longer open"
-    compared, same = same_ties(model, structure.trace(model, example), graph, net)
+    compared, same = same_ties(model, structure.trace(model, example, heads=net.heads), graph, net)
     return {
-        "network": name, "exporter": exporter, "opset": graph.program.version, "nodes": len(graph.program.steps),
+        "network": name, "exporter": exporter, "opset": graph.program.version,
+        "nodes": len(graph.program.steps),
         "params": net.params, "kept": result.after.params / result.before.params,
         "export_error": float((dense - answer).abs().max()) / scale,
         "runtime_error": narrow.error, "float64_error": wide.error, "change": wide.change,
@@ -355,7 +357,8 @@ def main() -> int:
     options = parser.parse_args()
     exporters = ["torchscript", "dynamo"] if options.exporter == "both" else [options.exporter]
     print(
-        f"{'network':<20}{'opset':>6}{'nodes':>7}{'kept':>7}{'export':>9}{'runtime':>9}{'float64':>9}{'change':>9}{'ties':>12}{'s':>7}"
+        f"{'network':<20}{'opset':>6}{'nodes':>7}{'kept':>7}{'export':>9}{'runtime':>9}{'float64':>9}"
+        f"{'change':>9}{'ties':>12}{'s':>7}"
     )
     rows, bad = [], 0
     for name in options.names or _NETWORKS:

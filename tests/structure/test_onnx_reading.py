@@ -149,9 +149,9 @@ def test_what_is_unknown_is_named_and_freezes_what_it_touches() -> None:
     y = g.node("Unique", [x], ["unique"], axis=1)  # its size depends on the data
     network = read_onnx(g.model(g.node("ReduceSum", [y], "out")))
     net = structure.trace(network, network.example())
-    assert net.labels.unknown == {"Unique": ["node_unique"]}
+    assert net.labels.unknown == {"onnx_graph::Unique": ["node_unique"]}
     axes = {a.name: a for a in net.axes}
-    assert axes["second"].reason == "operator Unique has no rule" and not axes["second"].prunable
+    assert axes["second"].reason == "operator onnx_graph::Unique has no rule" and not axes["second"].prunable
     assert axes["first"].prunable
 
 

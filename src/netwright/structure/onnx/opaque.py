@@ -14,7 +14,7 @@ from netwright.structure.onnx import values
 from netwright.structure.onnx.operators.registry import tensors
 from netwright.structure.onnx.program import Step, Value
 
-_LIBRARY = torch.library.Library("netwright_onnx", "DEF")
+_LIBRARY = torch.library.Library("onnx_graph", "DEF")
 _DEFINED: set[str] = set()
 #: Nodes by the number under which their operator calls them.
 _STEPS: list[tuple[Step, tuple[Value, ...]]] = []
@@ -40,7 +40,7 @@ def run_opaque(step: Step, inputs: tuple[Value, ...]) -> tuple[Value, ...]:
     number = next((i for i, known in enumerate(_STEPS) if known[0] is step), len(_STEPS))
     kept = tuple(None if isinstance(v, Tensor) else v for v in inputs)
     _STEPS[number : number + 1] = [(step, kept)]
-    return tuple(getattr(torch.ops.netwright_onnx, step.op)(tensors(*data), number))
+    return tuple(getattr(torch.ops.onnx_graph, step.op)(tensors(*data), number))
 
 
 def _run(data: list[Tensor], number: int) -> list[Tensor]:

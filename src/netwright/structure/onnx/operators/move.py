@@ -127,11 +127,12 @@ def slice_(
 ) -> Tensor:
     """Ranges along some dimensions."""
     for axis, low, high, by, _ in slices(step, (x, starts, ends, axes, strides), tuple(x.shape)):
-        if by < 0:
+        if by not in (1, -1):  # which of them it takes depends on what stays: a selection, which freezes
+            x = x.index_select(axis, torch.arange(low, high, by, device="cpu").to(x.device))
+        elif by < 0:
             x = x.narrow(axis, high + 1, low - high).flip(axis)
-            low, high, by = 0, x.shape[axis], -by
-        if (low, high, by) != (0, x.shape[axis], 1):
-            x = torch.ops.aten.slice.Tensor(x, axis, low, high, by)
+        elif (low, high) != (0, x.shape[axis]):
+            x = torch.ops.aten.slice.Tensor(x, axis, low, high, 1)
     return x
 
 
