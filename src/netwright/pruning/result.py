@@ -24,7 +24,7 @@ class Pruned:
         frozen: (axis, reason) of every axis that could not shrink; the reason names operator and line.
         net: The dense network's structure.
         keep: (count,) bool, the classes of the structure that stayed.
-        how: How the surgery was done.
+        how: "in place", in the network's own classes, or "graph", in its exported graph.
         attributes: Module -> {attribute: value} that were rewritten.
         adopted: Attention modules that were given a free inner width.
         notes: What a reader should know, one line each.
@@ -62,7 +62,8 @@ class Pruned:
             ("params", self.before.params, self.after.params),
             ("activation bytes", self.before.activation_bytes, self.after.activation_bytes),
         ]
-        lines = [f"{self.net.name}, pruned {self.how} in {self.seconds:.2f} s", ""]
+        how = "as a graph" if self.how == "graph" else self.how
+        lines = [f"{self.net.name}, pruned {how} in {self.seconds:.2f} s", ""]
         lines += [f"{'':<18}{'before':>16}{'after':>16}{'share':>9}"]
         lines += [f"{n:<18}{b:>16,}{a:>16,}{a / b if b else 1:>9.1%}" for n, b, a in rows]
         if self.latency is not None:
