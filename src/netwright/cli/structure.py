@@ -103,7 +103,7 @@ def prune(
     round_to: int | None = typer.Option(None, help="Widths are multiples of this (8 on wide axes)."),
     heads: str = typer.Option(
         "auto",
-        help="How attention shrinks: whole heads, their width, or what the code can hold (whole, width, auto).",
+        help="How attention shrinks: whole heads, their width, or what the code holds (whole, width, auto).",
     ),
     seed: int = typer.Option(0, help="Decides what is drawn at random."),
     input_shape: str | None = typer.Option(None, help="Shape of one example, for instance 3,224,224."),
