@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 from functools import cache
 from typing import Any
 
@@ -23,8 +24,10 @@ from netwright.structure import (
     Shrunk,
     Structure,
     check,
+    describe_example,
     mask_of,
     permute,
+    remake_example,
     shrink,
     sort_by,
     trace,
@@ -350,3 +353,19 @@ def test_a_graph_is_saved_and_read_again(name: str, tmp_path) -> None:
     other = HARD_WIRED["slices"]()[0]
     with pytest.raises(ArtefactError):
         load(tmp_path, other)
+    recipe = json.loads((tmp_path / "kept.json").read_text())
+    for wrong in ({"args": [{"tensor": [3, 6], "dtype": "Tensor"}], "kwargs": {}}, {"args": [{}]}, None):
+        (tmp_path / "kept.json").write_text(json.dumps({**recipe, "example": wrong}))
+        with pytest.raises(ArtefactError, match="the description of the example is malformed"):
+            load(tmp_path, model)
+
+
+def test_an_example_is_written_down_and_made_again() -> None:
+    inputs = Inputs(
+        (torch.ones(2, 3), [torch.zeros(1, dtype=torch.int64), None]), {"a": {"b": (True, 0.5, "x")}}
+    )
+    again = remake_example(json.loads(json.dumps(describe_example(inputs))))
+    assert [(x.shape, x.dtype) for x in again.tensors()] == [(x.shape, x.dtype) for x in inputs.tensors()]
+    assert again.args[1][1] is None and again.kwargs == {"a": {"b": (True, 0.5, "x")}}
+    with pytest.raises(ArtefactError, match="an example that holds a object cannot be written down"):
+        describe_example(Inputs((object(),)))
