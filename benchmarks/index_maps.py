@@ -31,8 +31,8 @@ from torch import nn
 from netwright.errors import NetwrightError
 from netwright.structure import Structure, trace
 from netwright.structure.maps import IndexMap, draw_permutation, width
-from netwright.structure.multiplicity import Repeatable, repeatable
 from netwright.structure.remapping import Remapped, permute, widen, wider
+from netwright.structure.repeating import Repeatable, repeatable
 from netwright.testing.surgery import randomise
 
 Row = dict[str, Any]

@@ -222,7 +222,9 @@ def _recurrence(rng: random.Random, c: int) -> tuple[nn.Module, int]:
     h = rng.choice([5, 7])
 
     def forward(m: Net, x: Tensor) -> Tensor:
-        return x + m.o(m.r(x.mean(2).transpose(1, 2))[0]).transpose(1, 2).unsqueeze(2)
+        steps = x.mean(2).transpose(1, 2)
+        steps = torch.cat([steps, steps], 1) if steps.shape[1] == 1 else steps  # one step meets no state
+        return x + m.o(m.r(steps)[0])[:, : x.shape[3]].transpose(1, 2).unsqueeze(2)
 
     return Net(forward, r=kind(c, h, batch_first=True), o=nn.Linear(h, c)), c
 

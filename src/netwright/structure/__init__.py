@@ -5,14 +5,15 @@ from netwright.structure.branches import Branch, branches
 from netwright.structure.budget import Budget, Limit
 from netwright.structure.check import Check, check
 from netwright.structure.cost import Cost, Operator
-from netwright.structure.depth import Deepened, Skip, Zero, drop, insert
+from netwright.structure.depth import Deepened, Skip, Zero, drop
 from netwright.structure.example import describe_example, remake_example
 from netwright.structure.graph import GraphNetwork
 from netwright.structure.inputs import Inputs
+from netwright.structure.insertion import insert
 from netwright.structure.maps import IndexMap, interchangeable, sort_by
 from netwright.structure.masks import mask_of
-from netwright.structure.multiplicity import Repeatable, repeatable
 from netwright.structure.remapping import Remapped, permute, remap, widen, wider
+from netwright.structure.repeating import Repeatable, repeatable
 from netwright.structure.solve import Axis
 from netwright.structure.surgery import Shrunk, replay, shrink
 from netwright.structure.tracing import Consumer, Member, Structure, trace

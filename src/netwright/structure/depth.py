@@ -7,7 +7,6 @@ becomes `Zero`, and those that only prepare its input become `Skip`.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +31,7 @@ from netwright.structure.tracing import Structure
 #: on, such as a dropout.
 VARIANTS = ("blocks", "all", "producer", "last")
 #: Operators that make zeros of zeros.
-_KEEP_ZERO = VIEWS | frozenset(
+KEEP_ZERO = VIEWS | frozenset(
     "clone _to_copy dropout native_dropout neg mul div relu gelu silu tanh hardswish elu leaky_relu roll flip"
     " constant_pad_nd avg_pool2d mean sum im2col pixel_shuffle contiguous index".split()
 )
@@ -137,7 +136,7 @@ def drop(model: nn.Module, net: Structure, names: Iterable[str]) -> Deepened:
         StructureError: if the module's Python cannot go on without what was taken out.
     """
     found = Found(model, net)
-    chosen = _choose(found, names)
+    chosen = choose(found, names)
     reference = _reference(model, net, found, chosen)
     failure: NetwrightError | None = None
     for variant in VARIANTS:
@@ -165,52 +164,16 @@ def drop(model: nn.Module, net: Structure, names: Iterable[str]) -> Deepened:
     )
 
 
-def insert(model: nn.Module, net: Structure, names: Iterable[str]) -> Deepened:
-    """Put a copy of a block behind it, with its branches at zero, so that the function stays.
-
-    The last parameters of every branch of the copy are zero (a norm's weight and bias, a layer scale, or the
-    weight and bias of the last contraction); they learn as usual.
+def choose(found: Found, names: Iterable[str]) -> list[Branch]:
+    """The branches that are meant.
 
     Args:
-        model: The model that was traced; it is not touched.
-        net: Its structure.
-        names: Names of blocks (a `Branch` with a `block`) inside an `nn.Sequential` or `nn.ModuleList`.
+        found: Those of the network.
+        names: Names among them.
 
     Raises:
-        UsageError: if a name is not among them, or has no list to be put in.
-        StructureError: if the network cannot take one more.
+        UsageError: if a name is not among them, or none was given.
     """
-    found = Found(model, net)
-    chosen = _choose(found, names)
-    deep = deep_copy(model)
-    twins: list[nn.Module] = []
-    for branch in sorted(
-        chosen, key=lambda b: b.sums, reverse=True
-    ):  # back to front: numbers shift behind it
-        if not branch.block:
-            raise UsageError(f"{branch.name} is no block of its own", "name a block that `branches` lists")
-        twin = copy.deepcopy(deep.get_submodule(branch.block))
-        with torch.no_grad():
-            for name in _last(found, branch):
-                twin.get_parameter(name).zero_()
-        _put_behind(deep, branch.block, twin)
-        twins.append(twin)
-    where = {path: "insert" for path, module in deep.named_modules() if any(module is t for t in twins)}
-    dense = deep_copy(model).cpu().double().eval()
-    try:
-        error = compare(lambda inputs: inputs.call(dense), deep_copy(deep).cpu().double().eval(), net.inputs)
-    except ModelError as wrong:
-        raise StructureError(f"{net.name} does not run with one more block: {wrong.message}") from wrong
-    if not error <= TOLERANCE:
-        raise StructureError(
-            f"{net.name} computes something else with one more block: the relative difference is {error:.3g}"
-        )
-    macs, params = _costs(deep, net)
-    changed = {b.name: "a copy whose branches are zero follows it" for b in chosen}
-    return Deepened(deep, changed, where, macs, params, error)
-
-
-def _choose(found: Found, names: Iterable[str]) -> list[Branch]:
     known = {b.name: b for b in found.branches}
     chosen = []
     for name in dict.fromkeys([names] if isinstance(names, str) else names):
@@ -334,7 +297,7 @@ def _producers(found: Found, value: int, inner: list[str]) -> list[str] | None:
         if node.op == "add" and len(node.inputs) == 2:
             parts = [source(v) for v in flow.inputs(value)]
             return None if any(p is None for p in parts) else [p for part in parts for p in part or []]
-        if node.op in _KEEP_ZERO:
+        if node.op in KEEP_ZERO:
             for v in inputs:
                 found_ = source(v)
                 if found_ is not None:
@@ -342,91 +305,6 @@ def _producers(found: Found, value: int, inner: list[str]) -> list[str] | None:
         return None
 
     return source(value)
-
-
-def _last(found: Found, branch: Branch) -> list[str]:
-    """Parameters (relative to the block) whose zero makes the block's branches zero."""
-    flow = found.flow
-    prefix = f"{branch.block}."
-
-    def parameter(value: int) -> str | None:
-        name = (
-            found.names.get(flow.number[value]) if flow.number[value] not in flow.recording.buffers else None
-        )
-        if name is None:  # a view of one
-            node = flow.node(value)
-            return parameter(flow.inputs(value)[0]) if node is not None and node.op in VIEWS else None
-        return name if name.startswith(prefix) else None
-
-    def zero(value: int) -> list[str] | None:
-        own = parameter(value)
-        if own is not None:
-            return [own]
-        node = flow.node(value)
-        if node is None:
-            return None
-        inputs = flow.inputs(value)
-        if node.op == "add":
-            parts = [zero(v) for v in inputs]
-            return None if any(p is None for p in parts) else [p for part in parts for p in part or []]
-        if node.op in ("mul", "mm", "bmm", "convolution", "addmm") or node.op in _KEEP_ZERO:
-            first = {"addmm": [2], "convolution": [1], "mm": [1, 0], "bmm": [1, 0]}.get(node.op)
-            order = first or sorted(range(len(inputs)), key=lambda i: parameter(inputs[i]) is None)
-            extra: list[str] = []
-            bias = {"addmm": 0, "convolution": 2}.get(node.op)
-            if bias is not None and bias < len(inputs):
-                name = parameter(inputs[bias])
-                if name is None:
-                    return None
-                extra = [name]
-            for i in order:
-                names = zero(inputs[i])
-                if names is not None:
-                    return [*extra, *names]
-            return None
-        if "norm" in node.op:
-            affine = [parameter(v) for v in inputs[1:3]]
-            return None if not affine or None in affine else [n for n in affine if n is not None]
-        return None
-
-    wanted: list[str] = []
-    for summand in found.summands:
-        if summand.add in branch.sums:
-            names = zero(summand.value)
-            if names is None:
-                raise StructureError(
-                    f"no parameter at the end of a branch of {branch.block} makes it zero",
-                    "insert another block",
-                )
-            wanted += [n.removeprefix(prefix) for n in names]
-    return list(dict.fromkeys(wanted))
-
-
-def _put_behind(model: nn.Module, path: str, new: nn.Module) -> None:
-    """Insert a module into the list that holds another one."""
-    parent_path, _, key = path.rpartition(".")
-    parent = model.get_submodule(parent_path)
-    if not isinstance(parent, (nn.Sequential, nn.ModuleList)):
-        raise UsageError(
-            f"{path} is in no list of blocks but in a {type(parent).__name__}",
-            "insert blocks of an nn.Sequential or nn.ModuleList",
-        )
-    entries: list[tuple[str, nn.Module]] = []
-    numbered = all(name.isdigit() for name in parent._modules)
-    for name, module in parent._modules.items():
-        assert module is not None
-        entries.append((str(len(entries)) if numbered else name, module))
-        if name == key:
-            entries.append((str(len(entries)) if numbered else _free(parent, f"{name}_deeper"), new))
-    parent._modules.clear()
-    for name, module in entries:
-        parent.add_module(name, module)
-
-
-def _free(parent: nn.Module, name: str) -> str:
-    while name in parent._modules:
-        name += "_"
-    return name
 
 
 def _unfuse(model: nn.Module, planned: Iterable[str]) -> None:
@@ -445,7 +323,13 @@ def _set(model: nn.Module, path: str, module: nn.Module) -> None:
     model.get_submodule(parent)._modules[name] = module
 
 
-def _costs(model: nn.Module, net: Structure) -> tuple[int, int]:
+def costs(model: nn.Module, net: Structure) -> tuple[int, int]:
+    """Multiply-accumulates of one example, and parameters, of a changed network.
+
+    Args:
+        model: The changed network.
+        net: The structure of the one it was made from.
+    """
     recording, _ = record_calls(model, net.inputs)
     macs = -(-Flow(recording).macs() // max(net.batch, 1))
     return macs, sum(p.numel() for p in model.parameters())
@@ -455,7 +339,7 @@ def _result(
     small: nn.Module, net: Structure, chosen: list[Branch], planned: dict[str, nn.Module], error: float
 ) -> Deepened:
     replaced = {path: "zero" if isinstance(m, Zero) else "skip" for path, m in planned.items()}
-    macs, params = _costs(small, net)
+    macs, params = costs(small, net)
     changed, notes = {}, []
     for branch in chosen:
         if branch.block and replaced.get(branch.block) == "skip":

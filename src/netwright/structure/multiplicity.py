@@ -25,7 +25,6 @@ from netwright.structure.rules import rule_for
 from netwright.structure.rules.conv import POOLS
 
 if TYPE_CHECKING:
-    from netwright.structure.solve import Axis
     from netwright.structure.tracing import Structure
 
 Ints = NDArray[np.int64]
@@ -87,25 +86,6 @@ class Multiplicities:
 
     demands: list[Demand] = field(default_factory=list)
     shared: dict[str, set[int]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Repeatable:
-    """How the members of an axis can be repeated.
-
-    Attributes:
-        axis: Its name.
-        kind: "any" number of times each, "alike" (all equally often), or "once".
-        reason: Why not freely, "" otherwise.
-        node: The operator call that decides it.
-        together: Names of the other axes that must be repeated equally often.
-    """
-
-    axis: str
-    kind: str
-    reason: str = ""
-    node: Node | None = None
-    together: tuple[str, ...] = ()
 
 
 def multiplicities(net: Structure) -> Multiplicities:
@@ -259,7 +239,9 @@ class _Reading:
             (node,) = self._made[number]
             if node.op in ("mul", *_NORMS) and len(node.inputs) > 1:
                 return self._scales(node.inputs[1:] if node.op != "mul" else node.inputs)
-            if node.op in ("mm", "addmm"):
+            if "batch_norm" in node.op:
+                return self._scales(node.inputs[1:3]) if len(node.inputs) == 5 else None
+            if node.op in ("mm", "addmm", "convolution"):
                 return self._rows(node)
             if len(node.inputs) != 1 or len(node.outputs) != 1 or not _whole(node):
                 return None
@@ -282,12 +264,16 @@ class _Reading:
 
     def _rows(self, node: Node) -> list[tuple[str, int]] | None:
         """The rows of a linear map and its bias."""
-        weight = self._alone(node.inputs[-1])
-        if weight is None or weight[1][-1] < 0:
+        conv = node.op == "convolution"
+        weight = self._alone(node.inputs[1 if conv else -1])
+        if weight is None or (conv and node.args[6]):  # a transposed convolution has its rows elsewhere
             return None
-        found = [(weight[0], weight[1][-1])]
-        if node.op == "addmm":
-            bias = self._alone(node.inputs[0])
+        row = weight[1][0 if conv else -1]
+        if row < 0:
+            return None
+        found = [(weight[0], row)]
+        if len(node.inputs) == 3:
+            bias = self._alone(node.inputs[2 if conv else 0])
             if bias is None:
                 return None
             found.append((bias[0], 0))
@@ -413,63 +399,3 @@ def _through(
         return tuple(out)
     by_number = op in ("mul", "div") and not any(isinstance(a, Ref) for a in node.args[1:])
     return dims if (op in _SAME or by_number) and rank == len(new) else None
-
-
-def repeatable(net: Structure) -> list[Repeatable]:
-    """How the members of every axis that can change can be repeated, and why not freely.
-
-    Args:
-        net: The structure.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    demands = multiplicities(net).demands
-    alike = [d for d in demands if d.alike]
-    left = np.concatenate(
-        [np.zeros(0, np.int64), *[np.broadcast_to(d.rows[:, :1], d.rows.shape).ravel() for d in alike]]
-    )
-    right = np.concatenate([np.zeros(0, np.int64), *[d.rows.ravel() for d in alike]])
-    graph = coo_array((np.ones(len(left), np.bool_), (left, right)), shape=(net.count, net.count))
-    _, component = connected_components(graph, directed=False)
-    averaged: dict[int, Demand] = {}
-    for demand in alike:
-        for c in np.unique(demand.rows).tolist():
-            averaged.setdefault(c, demand)
-    held = net.frozen.numpy().copy()
-    for axis in net.axes:
-        held[axis.cells.numpy()] |= not axis.prunable
-    once: dict[int, Demand | None] = {int(component[c]): None for c in np.flatnonzero(held)}
-    for demand in demands:
-        if not demand.alike:
-            for c in np.unique(demand.rows).tolist():
-                if c:
-                    once[int(component[c])] = demand
-    return [_verdict(net, axis, component, averaged, once) for axis in net.prunable]
-
-
-def _verdict(
-    net: Structure, axis: Axis, component: Ints, averaged: dict[int, Demand], once: dict[int, Demand | None]
-) -> Repeatable:
-    if axis.coupling is not None:
-        return Repeatable(axis.name, "once", INTERLEAVED)
-    classes = axis.cells.reshape(-1).numpy()
-    mine = np.unique(component[classes])
-    for c in mine.tolist():
-        if c in once:
-            hit = once[c]
-            if hit is not None:
-                return Repeatable(axis.name, "once", hit.reason, hit.node)
-            demand = averaged[int(classes[component[classes] == c][0])]
-            return Repeatable(
-                axis.name, "once", f"{demand.reason}, together with frozen members", demand.node
-            )
-    demands = [averaged[c] for c in classes.tolist() if c in averaged]
-    if not demands:
-        return Repeatable(axis.name, "any")
-    others = [
-        other.name
-        for other in net.prunable
-        if other is not axis and np.isin(component[other.cells.reshape(-1).numpy()], mine).any()
-    ]
-    return Repeatable(axis.name, "alike", demands[0].reason, demands[0].node, tuple(others))

@@ -16,8 +16,9 @@ from netwright.errors import StructureError, UsageError
 from netwright.structure.check import check
 from netwright.structure.inputs import Inputs
 from netwright.structure.maps import IndexMap, Layout, interchangeable, width
-from netwright.structure.multiplicity import INTERLEAVED, Multiplicities, multiplicities, repeatable
+from netwright.structure.multiplicity import INTERLEAVED, Multiplicities, multiplicities
 from netwright.structure.record import deep_copy, record
+from netwright.structure.repeating import repeatable
 from netwright.structure.scales import fit_scales
 from netwright.structure.sizes import scale
 from netwright.structure.surgery import Change, Kept, Shrunk, _with_scales, carry_out, replay, shrink

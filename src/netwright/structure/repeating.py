@@ -1,0 +1,97 @@
+"""What can be repeated: a verdict for every axis, from what counts its copies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netwright.structure.multiplicity import INTERLEAVED, Demand, multiplicities
+from netwright.structure.record import Node
+
+if TYPE_CHECKING:
+    from netwright.structure.solve import Axis
+    from netwright.structure.tracing import Structure
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Repeatable:
+    """How the members of an axis can be repeated.
+
+    Attributes:
+        axis: Its name.
+        kind: "any" number of times each, "alike" (all equally often), or "once".
+        reason: Why not freely, "" otherwise.
+        node: The operator call that decides it.
+        together: Names of the other axes that must be repeated equally often.
+    """
+
+    axis: str
+    kind: str
+    reason: str = ""
+    node: Node | None = None
+    together: tuple[str, ...] = ()
+
+
+def repeatable(net: Structure) -> list[Repeatable]:
+    """How the members of every axis that can change can be repeated, and why not freely.
+
+    Args:
+        net: The structure.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    demands = multiplicities(net).demands
+    alike = [d for d in demands if d.alike]
+    left = np.concatenate(
+        [np.zeros(0, np.int64), *[np.broadcast_to(d.rows[:, :1], d.rows.shape).ravel() for d in alike]]
+    )
+    right = np.concatenate([np.zeros(0, np.int64), *[d.rows.ravel() for d in alike]])
+    graph = coo_array((np.ones(len(left), np.bool_), (left, right)), shape=(net.count, net.count))
+    _, component = connected_components(graph, directed=False)
+    averaged: dict[int, Demand] = {}
+    for demand in alike:
+        for c in np.unique(demand.rows).tolist():
+            averaged.setdefault(c, demand)
+    held = net.frozen.numpy().copy()
+    for axis in net.axes:
+        held[axis.cells.numpy()] |= not axis.prunable
+    once: dict[int, Demand | None] = {int(component[c]): None for c in np.flatnonzero(held)}
+    for demand in demands:
+        if not demand.alike:
+            for c in np.unique(demand.rows).tolist():
+                if c:
+                    once[int(component[c])] = demand
+    return [_verdict(net, axis, component, averaged, once) for axis in net.prunable]
+
+
+def _verdict(
+    net: Structure, axis: Axis, component: Ints, averaged: dict[int, Demand], once: dict[int, Demand | None]
+) -> Repeatable:
+    if axis.coupling is not None:
+        return Repeatable(axis.name, "once", INTERLEAVED)
+    classes = axis.cells.reshape(-1).numpy()
+    mine = np.unique(component[classes])
+    for c in mine.tolist():
+        if c in once:
+            hit = once[c]
+            if hit is not None:
+                return Repeatable(axis.name, "once", hit.reason, hit.node)
+            demand = averaged[int(classes[component[classes] == c][0])]
+            return Repeatable(
+                axis.name, "once", f"{demand.reason}, together with frozen members", demand.node
+            )
+    demands = [averaged[c] for c in classes.tolist() if c in averaged]
+    if not demands:
+        return Repeatable(axis.name, "any")
+    others = [
+        other.name
+        for other in net.prunable
+        if other is not axis and np.isin(component[other.cells.reshape(-1).numpy()], mine).any()
+    ]
+    return Repeatable(axis.name, "alike", demands[0].reason, demands[0].node, tuple(others))
