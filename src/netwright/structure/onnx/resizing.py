@@ -18,6 +18,7 @@ from torch import Tensor
 
 from netwright.errors import NetwrightError, StructureError
 from netwright.structure.onnx.network import execute
+from netwright.structure.onnx.operators.attention import temperature
 from netwright.structure.onnx.operators.elementwise import BINARY
 from netwright.structure.onnx.operators.move import slices, split_sizes, target_shape
 from netwright.structure.onnx.program import Step, Value
@@ -321,7 +322,7 @@ def _attention(step: Step, inputs: tuple[Value, ...], prediction: Prediction) ->
         now = inputs[0].shape[-1]
         now = now if len(dense) == 4 else now // edit.attributes.get("q_num_heads", step.get("q_num_heads"))
         if now != width:
-            edit.attributes["scale"] = float(width) ** -0.5
+            edit.attributes["scale"] = temperature(width)
     return edit
 
 

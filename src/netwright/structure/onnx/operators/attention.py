@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +37,7 @@ def attention(step: Step, q: Tensor, k: Tensor, v: Tensor, mask: Value = None, *
     if q.shape[1] != k.shape[1]:
         times = q.shape[1] // k.shape[1]
         k, v = (_repeated(x, times) for x in (k, v))
-    scale = step.get("scale") or q.shape[-1] ** -0.5
+    scale = step.get("scale") or temperature(q.shape[-1])
     scores = torch.matmul(q * scale, k.transpose(-1, -2))  # (B, heads, N, M)
     softcap = step.get("softcap", 0.0)
     scores = softcap * torch.tanh(scores / softcap) if softcap else scores
@@ -58,6 +59,11 @@ def attention(step: Step, q: Tensor, k: Tensor, v: Tensor, mask: Value = None, *
         weights = weights.masked_fill(~allowed.any(-1, keepdim=True), 0.0)
     out = torch.matmul(weights, v)
     return out.transpose(1, 2).reshape(out.shape[0], out.shape[2], -1) if flat else out
+
+
+def temperature(width: int) -> float:
+    """The factor on the scores of heads of some width, in the precision that an attribute has."""
+    return float(np.float32(width**-0.5))
 
 
 def _repeated(x: Tensor, times: int) -> Tensor:
