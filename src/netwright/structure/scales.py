@@ -140,11 +140,21 @@ class _Fold:
             if len(shape) != 1:
                 raise UnfoldableError("a table is added to it")
             whole = torch.full(shape, self.ratio, dtype=torch.float64)
-            source = self._producer(next(n for n in node.inputs if n not in parameters), at)
-            rows = self._rows.get(source)
+            rows = self._made_rows(next(n for n in node.inputs if n not in parameters), at, shape[0])
             self._scale(number, at, rows if rows is not None and rows.shape == shape else whole)
             if rows is None and not self._units(number) <= units:
                 raise UnfoldableError("only a part of a bias belongs to it")
+
+    def _made_rows(self, number: int, before: int, size: int) -> Tensor | None:
+        """The scales of a contraction's outputs, seen through views that leave the last dimension alone."""
+        while self.run_.recording.shapes[number][-1:] == (size,):
+            at = self._producer(number, before)
+            if at in self._rows:
+                return self._rows[at]
+            if self.nodes[at].op not in ("view", "_unsafe_view", "reshape", "clone", "alias"):
+                return None
+            number, before = self.nodes[at].inputs[0], at
+        return None
 
     def _weight(self, node: Node, at: int) -> tuple[str, int] | None:
         """The parameter of a product and its dimension of outputs."""
