@@ -200,7 +200,7 @@ def _repeat(pen: _Pen) -> None:
     if found is None or source is None or (found[0] == found[1] and source[0] == source[1]):
         return
     given = list(pen.given(name))
-    for i in range(1, len(source[0]) + 1):
+    for i in range(1, min(len(source[0]), len(given)) + 1):  # `tile` may leave leading dimensions out
         if isinstance(given[-i], fx.Node) or source[0][-i] == 0:
             continue
         times, rest = divmod(found[1][-i], max(1, source[1][-i]))
