@@ -292,3 +292,27 @@ def test_a_size_that_is_written_as_a_number_is_refused_with_its_place() -> None:
     assert small.how != "in place" and check(model, net, keep, small.model).error < 1e-10
     net = trace(model, torch.randn(IMAGE), exclude=["0"])
     assert not net.prunable
+
+
+class Fixed(nn.Module):
+    """A size that is written as a number, in a line of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = conv(3, 8), conv(8, 5)
+
+    def forward(self, x):
+        x = self.a(x)
+        x = torch.cat([x[:, :4], x[:, 4:8]], 1)
+        return self.b(x)
+
+
+def test_a_surgery_that_fails_names_the_line() -> None:
+    model = Fixed()
+    net = trace(model, torch.randn(IMAGE))
+    keep = net.everything.clone()
+    keep[net.prunable[0].cells[:, :2]] = False
+    with pytest.raises(
+        StructureError, match=r"operator \w+ in the model itself, tests/structure/test_frozen\.py:\d+"
+    ):
+        shrink(model, net, keep, how="in place")

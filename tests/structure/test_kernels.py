@@ -23,6 +23,8 @@ LAST = meta(2, 5, 4, 6, order=(0, 3, 1, 2))
 CALLS: list[tuple[Any, tuple[Any, ...]]] = [
     *[(op, (x,)) for op in KERNELS if len(op._schema.arguments) == 1 for x in (meta(*IMAGE), LAST, meta())],
     (aten.gelu.default, (LAST,)),
+    (aten.hardtanh_.default, (meta(3), 0.0, 6.0)),
+    (aten.clamp_.default, (LAST, 0.0)),
     (aten.leaky_relu.default, (LAST, 0.1)),
     (aten.hardtanh.default, (meta(3), 0.0, 6.0)),
     *[

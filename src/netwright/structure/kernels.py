@@ -39,6 +39,15 @@ def _unary(x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
 
 
 @_kernel(
+    aten.relu_.default, aten.hardtanh_.default, aten.hardswish_.default, aten.hardsigmoid_.default,
+    aten.silu_.default, aten.leaky_relu_.default, aten.elu_.default, aten.sigmoid_.default,
+    aten.tanh_.default, aten.gelu_.default, aten.clamp_.default,
+)  # fmt: skip
+def _in_place(x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
+    return x if x.is_floating_point() else None
+
+
+@_kernel(
     aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.add.Scalar, aten.sub.Scalar,
     aten.mul.Scalar, aten.div.Scalar,
 )  # fmt: skip

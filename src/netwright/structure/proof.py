@@ -22,6 +22,7 @@ from netwright.structure.labels import Labels, Traced
 from netwright.structure.layers import varying
 from netwright.structure.record import Node, Recording
 from netwright.structure.sizes import take
+from netwright.structure.sources import Place
 
 if TYPE_CHECKING:
     from netwright.structure.tracing import Structure
@@ -41,15 +42,18 @@ class Mismatch:
         op: The operator.
         module: Path of the module that called it.
         position: How many operators ran before it.
+        source: File and line of the code that called it, where that is known.
     """
 
     what: str
     op: str
     module: str
     position: int = 0
+    source: tuple[str, int] | None = None
 
     def __str__(self) -> str:
-        where = f" (operator {self.op} in {self.module or 'the model itself'})" if self.op else ""
+        line = f", {Place(*self.source)}" if self.source is not None else ""
+        where = f" (operator {self.op} in {self.module or 'the model itself'}{line})" if self.op else ""
         return self.what + where
 
 
@@ -78,7 +82,8 @@ def prove(
     found = _operators(run, small, predicted) or _labels(net, run, small, predicted, keep, kept, order)
     if found is None and factors:
         for factor in changed_factors(run, small):
-            return Mismatch(factor.what, factor.dense.op, factor.dense.module)
+            dense = factor.dense
+            return Mismatch(factor.what, dense.op, dense.module, source=dense.source)
     return found
 
 
@@ -90,7 +95,7 @@ def _operators(
     counted = _counted(run)
     for position, (a, b) in enumerate(zip(ours, theirs, strict=False)):
         if a.op != b.op:
-            return Mismatch(f"{b.op} runs where {a.op} ran", a.op, a.module, position)
+            return Mismatch(f"{b.op} runs where {a.op} ran", a.op, a.module, position, a.source)
         for x, y in list(zip(a.outputs, b.outputs, strict=False))[:_PRIMARY]:
             if x < 0 or y < 0 or x in run.uniform:
                 continue
@@ -99,7 +104,8 @@ def _operators(
             if len(want) != len(got) or any(
                 m != n for d, (m, n) in enumerate(zip(want, got, strict=True)) if d not in free
             ):
-                return Mismatch(f"the shape is {got} where {want} is right", a.op, a.module, position)
+                what = f"the shape is {got} where {want} is right"
+                return Mismatch(what, a.op, a.module, position, a.source)
     if whole and len(ours) != len(theirs):
         return Mismatch(
             f"{len(theirs)} operators run where {len(ours)} ran", "", "", min(len(ours), len(theirs))
@@ -176,6 +182,12 @@ def changed_factors(run: Traced, small: Recording) -> list[Factor]:
         for s, t in zip(_floats(a), _floats(b), strict=False):
             if s != t and not (s != s and t != t):
                 found.append(Factor(a, s, t))
+        if all(x in run.recording.constants for x in a.inputs):
+            continue  # what is computed of constants counts where it meets something else
+        for x, y in zip(a.inputs, b.inputs, strict=False):
+            want, got = run.recording.constants.get(x), small.constants.get(y)
+            if want is not None and got is not None and want != got and want == want:
+                found.append(Factor(a, want, got))
     return found
 
 
@@ -261,7 +273,8 @@ def _inputs(
             sizes = zip(predicted[x], small.recording.shapes[y], strict=False)
             if any(m != n for d, (m, n) in enumerate(sizes) if d not in free):
                 got, want = small.recording.shapes[y], predicted[x]
-                return Mismatch(f"the input has shape {got} where {want} is right", a.op, a.module)
+                what = f"the input has shape {got} where {want} is right"
+                return Mismatch(what, a.op, a.module, source=a.source)
             mapped = [la for la in map(net.sizes.classes, run.table[x]) if len(varying(la)) == 1]
             for layer in mapped:
                 dims = varying(layer)
