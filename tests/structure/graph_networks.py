@@ -84,9 +84,9 @@ def constants() -> Made:
 
     def forward(m, x):
         b = x.shape[0]
-        y = m.a(x) + torch.zeros(b, 16, 1, 1, dtype=x.dtype, device=x.device)
+        y = m.a(x).tile(1, 1) + torch.zeros(b, 16, 1, 1, dtype=x.dtype, device=x.device)
         y = torch.cat([y, x.new_ones(b, 4, 6, 6), y.mean(1, keepdim=True).expand(b, 3, 6, 6)], 1)
-        z = m.c(x.mean((2, 3))).tile(1) * m.scale.repeat(16).sigmoid()
+        z = m.c(x.mean((2, 3))) * m.scale.repeat(16).sigmoid()
         return m.b(y) + m.d(z)[:, :, None, None]
 
     model = Net(forward, a=conv(3, 16), b=conv(23, 5), c=nn.Linear(3, 16), d=nn.Linear(16, 5))
