@@ -91,6 +91,45 @@ def test_caches_that_a_forward_fills_are_left_alone() -> None:
     exact(model, net)
 
 
+def test_a_factor_that_is_a_tensor_is_undone_too() -> None:
+    model = randomise(
+        Net(
+            lambda m, x: m.b(m.a(x) / torch.tensor(m.a.out_features).sqrt()),
+            a=nn.Linear(6, 8),
+            b=nn.Linear(8, 5),
+        )
+    )
+    net = trace(model.eval(), torch.randn(2, 6))
+    keep = draw_keep(net)
+    small = shrink(model, net, keep)
+    assert check(model, net, keep, small.model, scales=small.scales, kept=small.kept).error < 1e-12
+    assert small.scales
+
+
+def test_a_size_may_be_written_in_a_part() -> None:
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.c = 8, nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.c(x)
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.part, self.d = nn.Linear(6, 14), Part(), nn.Linear(6, 4)
+
+        def forward(self, x):
+            state, rest = self.a(x).split([self.part.hidden, self.a.out_features - self.part.hidden], -1)
+            return (self.part(state) + self.d(rest)).sum(1)
+
+    model = randomise(Whole()).eval()
+    net, _keep, small = shrunk(model, (2, 3, 6))
+    assert small.how == "in place" and small.model.part.hidden == small.model.part.c.in_features < 8
+    exact(model, net)
+
+
 def test_caches_of_an_earlier_pass_are_dropped() -> None:
     class Cached(nn.Module):
         def __init__(self) -> None:

@@ -110,6 +110,20 @@ class Choices:
             if found:
                 self.options[path] = found
                 self.chosen[path] = dict.fromkeys(found, 0)
+        self._lent: dict[str, list[tuple[str, str]]] = {}
+        for path, module in model.named_modules():
+            self._lend(path, module, sizes.get(path, {}))
+
+    def _lend(self, path: str, module: nn.Module, sizes: Sizes) -> None:
+        """Sizes of a module's own tensors that are written in one of its parts: the last to be tried."""
+        for name, part in module.named_children():
+            inner = f"{path}.{name}" if path else name
+            found = _options(part, sizes, {}, self.typed.get(inner, {}))
+            for attribute, values in found.items():
+                if attribute not in self.options.get(inner, {}) and type(values[-1]) is int:
+                    self.options.setdefault(inner, {})[attribute] = values
+                    self.chosen.setdefault(inner, {})[attribute] = len(values) - 1
+                    self._lent.setdefault(path, []).append((inner, attribute))
 
     def attributes(self) -> Attributes:
         """The values chosen now, where they differ from those of the dense network."""
@@ -136,17 +150,28 @@ class Choices:
                     alike = [p for p in self.options if self.kinds[p] is self.kinds[path]]
                     for group in (alike, [path]) if len(alike) > 1 else ([path],):
                         trial = self._with(group, change)
-                        key = tuple((p, n, i) for p, names in trial.items() for n, i in names.items())
-                        if key not in self._tried:
-                            self._tried.add(key)
+                        if self._new(trial):
                             yield trial
+            for inner, attribute in self._lent.get(path, ()):
+                for index in range(len(self.options[inner][attribute]) - 1):
+                    trial = self._with([inner], {attribute: index})
+                    if self._new(trial):
+                        yield trial
             if not path:
                 return
             path = path.rpartition(".")[0]
 
+    def _new(self, trial: dict[str, dict[str, int]]) -> bool:
+        """Whether a trial was not made before; notes it."""
+        key = tuple((p, n, i) for p, names in trial.items() for n, i in names.items())
+        new = key not in self._tried
+        self._tried.add(key)
+        return new
+
     def _combinations(self, path: str) -> Iterator[dict[str, int]]:
         options, chosen = self.options[path], self.chosen[path]
-        names = [n for n in options if len(options[n]) > 1]
+        lent = {attribute for pairs in self._lent.values() for inner, attribute in pairs if inner == path}
+        names = [n for n in options if len(options[n]) > 1 and n not in lent]
         for count in range(1, min(3, len(names)) + 1):
             for picked in combinations(names, count):
                 ranges = [[i for i in range(len(options[n])) if i != chosen[n]] for n in picked]
@@ -210,7 +235,7 @@ def _options(module: nn.Module, sizes: Sizes, splits: Splits, typed: dict[str, A
             options = [list(parts)] if parts else []
             options += [
                 [e[0] for e in each],
-                [next((c for c in e if c != v), v) for e, v in zip(each, value)],
+                [next((c for c in e if c != v), v) for e, v in zip(each, value, strict=True)],
             ]
             options = [type(value)(o) for o in options]
         if options and any(o != value for o in options):

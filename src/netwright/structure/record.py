@@ -70,6 +70,7 @@ class Recording:
         dtypes: Its dtype.
         broadcast: Dimensions of stride 0 and size above 1 (expanded ones, or copies of one element), where
             there are any.
+        constants: Value of single numbers that the code made into a tensor, and of what is computed of them.
         parameters: Name of every parameter and buffer -> tensor number (aliases share one).
         buffers: Numbers of those that are buffers.
         inputs: Numbers of the example's tensors.
@@ -83,6 +84,7 @@ class Recording:
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     dtypes: list[torch.dtype] = field(default_factory=list)
     broadcast: dict[int, frozenset[int]] = field(default_factory=dict)
+    constants: dict[int, float] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     buffers: set[int] = field(default_factory=set)
     inputs: list[int] = field(default_factory=list)
@@ -141,6 +143,7 @@ class _Recorder(TorchDispatchMode):
             number = self.ids.get(id(value))
             if number is None:
                 number = self.start(value)
+                self._constant(value, number)
             seen.append(number)
             return Ref(number)
         if isinstance(value, (list, tuple)):
@@ -162,6 +165,8 @@ class _Recorder(TorchDispatchMode):
             outputs = [self.number(o) if isinstance(o, Tensor) else -1 for o in out]
         else:
             return out
+        if seen and isinstance(out, Tensor) and all(n in self.recording.constants for n in seen):
+            self._computed(func, args, kwargs, seen, out, outputs[0])
         if func is torch.ops.aten.repeat.default:
             self._repeated(args[0], args[1], outputs[0])
         space, _, name = func._schema.name.partition("::")
@@ -172,6 +177,28 @@ class _Recorder(TorchDispatchMode):
         source = caller(_run.__code__)
         self.recording.nodes.append(Node(name, func, held, named, seen, outputs, self.path[-1], source))
         return out
+
+    def _constant(self, tensor: Tensor, number: int) -> None:
+        if tensor.numel() == 1 and tensor.device.type == "cpu" and not tensor.is_complex():
+            self.recording.constants[number] = float(tensor)
+
+    def _computed(self, func: Any, args: Any, kwargs: Any, seen: list[int], out: Tensor, number: int) -> None:
+        """What is computed of constants, in double precision: the check computes with it in that, too."""
+        known = self.recording.constants
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            return
+        same = func in (torch.ops.aten._to_copy.default, torch.ops.aten.lift_fresh.default)
+        if same and out.is_floating_point():
+            known[number] = known[seen[0]]
+            return
+
+        def wide(x: Tensor) -> Tensor:
+            return torch.full(x.shape, known[self.ids[id(x)]], dtype=torch.float64)
+
+        if number not in seen and out.is_floating_point():
+            args, kwargs = pytree.tree_map_only(Tensor, wide, (args, kwargs))
+            out = func(*args, **kwargs)
+        self._constant(out, number)
 
     def _repeated(self, source: Tensor, times: list[int], output: int) -> None:
         """Repeating a single element is expanding it."""
