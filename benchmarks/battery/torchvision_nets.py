@@ -18,7 +18,7 @@ Made = tuple[nn.Module, Any]
 
 #: Position tables, and classifiers that expect one size of their features, fix these image sizes.
 _FIXED = {"vit": 224, "maxvit": 224, "inception": 299, "alexnet": 224, "squeezenet": 96, "googlenet": 128}
-_CLIPS = {"swin3d": (8, 64), "s3d": (16, 64), "mvit": (8, 64)}  # frames, side
+_CLIPS = {"swin3d": (2, 8, 64), "s3d": (1, 16, 224), "mvit": (1, 16, 224)}  # clips, frames, side
 
 
 def _size(name: str, default: int) -> int:
@@ -51,10 +51,8 @@ def _backbone(name: str) -> Made:
 def _video(name: str) -> Made:
     import torchvision.models as zoo
 
-    frames, side = next((c for prefix, c in _CLIPS.items() if name.startswith(prefix)), (8, 48))
-    sized = {"spatial_size": (side, side), "temporal_size": frames} if name.startswith("mvit") else {}
-    model = zoo.get_model(name, weights=None, **sized)
-    return model, torch.randn(2, 3, frames, side, side)
+    clips, frames, side = next((c for prefix, c in _CLIPS.items() if name.startswith(prefix)), (2, 8, 48))
+    return zoo.get_model(name, weights=None), torch.randn(clips, 3, frames, side, side)
 
 
 def _flow(name: str) -> Made:
