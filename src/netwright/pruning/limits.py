@@ -29,7 +29,8 @@ class Limits:
 
     def __init__(self, widths: Widths, budget: Budget, item_bytes: float = 4) -> None:
         self._widths, self._budget = widths, budget
-        self._item, self._graph = item_bytes, float(_GRAPH_BYTES * len(widths.net.operators))
+        operators = len(widths.net.operators) if budget.size is not None else 0
+        self._item, self._graph = item_bytes, float(_GRAPH_BYTES * operators)
         self.names = [name for name in ANALYTIC if getattr(budget, name) is not None]
         self._columns = [ANALYTIC.index(name) for name in self.names]
         self.dense = self.figures(widths.sizes[None])[0]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from netwright.structure.collecting import uncollected
 from netwright.structure.record import Node, Recording
 from netwright.structure.sizes import Sizes
 
@@ -111,6 +112,7 @@ class CostModel:
         batch: Number of examples in the recording.
     """
 
+    @uncollected
     def __init__(self, recording: Recording, table: list[Layers], sizes: Sizes, batch: int) -> None:
         self._recording, self._table, self._sizes = recording, table, sizes
         self._batch = max(batch, 1)

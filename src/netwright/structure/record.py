@@ -8,7 +8,6 @@ Where a forward needs values (meta tensors have none), the recording is repeated
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from netwright.errors import ModelError
 from netwright.structure.attention import adopt_attention
+from netwright.structure.copying import copy_module
 from netwright.structure.inputs import Inputs, to_meta
 from netwright.structure.kernels import KERNELS
 from netwright.structure.sources import caller
@@ -310,7 +310,7 @@ def deep_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
     for tensor in found:
         if not tensor.is_leaf:
             memo.setdefault(id(tensor), tensor.detach().clone())
-    return copy.deepcopy(model, memo)
+    return copy_module(model, memo)
 
 
 def clone(model: nn.Module, device: str | None = "meta", memo: dict[int, Any] | None = None) -> nn.Module:
@@ -337,7 +337,7 @@ def clone(model: nn.Module, device: str | None = "meta", memo: dict[int, Any] | 
             if isinstance(tensor, nn.Parameter)
             else empty
         )
-    return copy.deepcopy(model, memo)
+    return copy_module(model, memo)
 
 
 def record(

@@ -59,6 +59,7 @@ class Shrunk:
     scales: Scales = field(default_factory=dict)
 
 
+@uncollected
 def shrink(model: nn.Module, net: Structure, keep: Tensor, *, how: str = "auto") -> Shrunk:
     """Remove what does not stay.
 
