@@ -58,12 +58,16 @@ class Limits:
         Returns:
             (settings, limits) float64, in the order of `names`.
         """
+        if self.names == ["keep"]:
+            return self._share(counts)[:, None]
         return self._figures(counts)[:, self._columns]
+
+    def _share(self, counts: Tensor) -> Tensor:
+        return self._widths.kept(counts).double() / max(float(self._widths.totals.sum()), 1.0)
 
     def _figures(self, counts: Tensor) -> Tensor:
         cost = self._widths.net.costs(self._widths.mask(counts)).double()  # (settings, 3)
-        units = self._widths.kept(counts).double()
-        share = units / max(float(self._widths.totals.sum()), 1.0)
+        share = self._share(counts)
         size = cost[:, 1] * self._item + self._graph
         return torch.stack([share, cost[:, 0], cost[:, 1], size], dim=1)
 

@@ -307,8 +307,8 @@ def _forget(model: nn.Module) -> None:
 
 
 def _holds_results(module: nn.Module) -> bool:
-    own = ("_parameters", "_buffers")
-    return any(
-        isinstance(value, dict) and name not in own and any(isinstance(x, Tensor) for x in value.values())
-        for name, value in vars(module).items()
-    )
+    for name, value in vars(module).items():
+        if type(value) is dict and value and name not in ("_parameters", "_buffers", "_modules"):
+            if any(isinstance(x, Tensor) for x in value.values()):
+                return True
+    return False
