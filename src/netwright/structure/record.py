@@ -135,7 +135,8 @@ class _Recorder(TorchDispatchMode):
         """Number a tensor that no operator of the pass has made."""
         number = self.number(tensor)
         if self.values is not None and number not in self.values:
-            self.values[number] = tensor.detach().clone()
+            value = tensor.detach()  # a forward pass writes buffers, but no parameters
+            self.values[number] = value if isinstance(tensor, nn.Parameter) else value.clone()
         return number
 
     def refer(self, value: Any, seen: list[int]) -> Any:
