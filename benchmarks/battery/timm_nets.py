@@ -45,6 +45,8 @@ def _made(name: str, size: int) -> Made:
     import timm
 
     model = timm.create_model(name, pretrained=False)
+    if getattr(model, "num_classes", None) == 0:  # the width of its features would be frozen as an output
+        model = timm.create_model(name, pretrained=False, num_classes=1000)
     channels = model.default_cfg.get("input_size", (3,))[0]
     return model, torch.randn(2, channels, size, size)
 

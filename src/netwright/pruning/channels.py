@@ -19,6 +19,7 @@ from netwright.pruning.repair import check_repair, repair_
 from netwright.pruning.result import Pruned
 from netwright.pruning.widths import Widths, check_round_to
 from netwright.structure import Budget, Structure
+from netwright.structure.collecting import uncollected
 from netwright.structure.sources import why
 
 #: Largest relative difference of the small network from the masked dense one, in float64.
@@ -90,14 +91,15 @@ def prune(
         raise UsageError("exclude is a list of names", f"write exclude=[{exclude!r}]")
     exclude = tuple(exclude)
     failures: list[StructureError] = []
+    # Where nothing is measured it takes a moment, in which the collector would find nothing.
+    attempt = _shrunk if budget.latency is not None else uncollected(_shrunk)
     net: Structure | None = None
     for mode, how in _WAYS.get(heads, ((heads, "auto"),)):
         net = structure.trace(model, example, exclude=exclude, heads=mode, like=net)
-        scores = score(net, model, importance, examples)
-        widths = Widths(net, scores)
-        limits = Limits(widths, budget, _item_bytes(model))
         try:
-            keep, shrunk, latency = _shrunk(model, widths, limits, budget, allocation, round_to, how)
+            keep, shrunk, latency = attempt(
+                model, net, importance, examples, budget, allocation, round_to, how
+            )
         except StructureError as failure:
             failures.append(failure)
             continue
@@ -133,18 +135,21 @@ def prune(
 
 def _shrunk(
     model: nn.Module,
-    widths: Widths,
-    limits: Limits,
+    net: Structure,
+    importance: str | Importance,
+    examples: Examples,
     budget: Budget,
     allocation: str,
     round_to: int | None,
     how: str,
 ) -> tuple[Tensor, structure.Shrunk, dict[str, float] | None]:
     """What stays, the smaller network, and its latency where the budget asks for one."""
+    widths = Widths(net, score(net, model, importance, examples))
+    limits = Limits(widths, budget, _item_bytes(model))
     if budget.latency is not None:
         return within_latency(model, widths, limits, budget.latency, allocation, round_to, how)
     keep = widths.mask(allocate(widths, limits, allocation, round_to=round_to))
-    return keep, structure.shrink(model, widths.net, keep, how=how), None
+    return keep, structure.shrink(model, net, keep, how=how), None
 
 
 def _checked(model: nn.Module, net: Structure, keep: Tensor, shrunk: structure.Shrunk) -> float:

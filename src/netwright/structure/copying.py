@@ -69,7 +69,7 @@ def _plain(kind: type) -> bool:
     known = _KINDS.get(kind)
     if known is None:
         known = all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in _OWN)
-        known = known and kind.__setstate__ in _STATES
+        known = known and getattr(kind, "__setstate__", None) in _STATES
         known = known and not any("__slots__" in base.__dict__ for base in kind.__mro__)
         _KINDS[kind] = known
     return known
