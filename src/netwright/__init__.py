@@ -7,7 +7,7 @@ from netwright.pruning import save_pruned as save
 from netwright.quantization import export_onnx as export
 from netwright.quantization import quantize_onnx as quantize
 from netwright.shaping import Front, read_front, shape
-from netwright.structure import Budget, Inputs, Structure, trace
+from netwright.structure import Budget, IndexMap, Inputs, Structure, permute, trace, widen
 from netwright.structure.onnx import OnnxNetwork, read_onnx
 
 __version__ = "0.1.0"
@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Budget",
     "Front",
+    "IndexMap",
     "Inputs",
     "NetwrightError",
     "OnnxNetwork",
@@ -26,6 +27,7 @@ __all__ = [
     "load",
     "metrics",
     "models",
+    "permute",
     "prune",
     "prune_onnx",
     "quantize",
@@ -35,4 +37,5 @@ __all__ = [
     "shape",
     "trace",
     "train",
+    "widen",
 ]
