@@ -187,6 +187,8 @@ class Choices:
         return trial
 
 
+#: What the sizes of a split count for beside sizes that tensors merely have.
+_WRITTEN = 1_000_000
 Sizes = dict[int, Counter[int]]
 Splits = dict[tuple[int, ...], tuple[int, ...]]
 
@@ -208,6 +210,8 @@ def _handled(net: Structure, predicted: list[tuple[int, ...]]) -> tuple[dict[str
             dim = node.args[2] if len(node.args) > 2 else 0
             widths = tuple([predicted[number][dim] for number in node.outputs])
             splits.setdefault(node.module, {})[tuple(node.args[1])] = widths
+            for old, new in zip(node.args[1], widths, strict=True):  # its sizes are written somewhere
+                sizes.setdefault(node.module, {}).setdefault(old, Counter())[new] += _WRITTEN
         for number in node.outputs if node.op in VIEWS else node.outputs[:1]:  # a split has many
             if number >= 0:
                 note(node.module, number)
@@ -252,5 +256,8 @@ def _options(module: nn.Module, sizes: Sizes, splits: Splits, typed: dict[str, A
 
 def _ranked(new: Counter[int], old: int) -> list[int]:
     """The values that a size became: its own first where something of that size stays."""
+    written = [n for n, count in new.items() if count >= _WRITTEN]
+    if len(written) == 1:
+        return written + [n for n, _ in new.most_common() if n not in (written[0], old)] + [old]
     others = [n for n, _ in new.most_common() if n != old]
     return [old, *others] if old in new else [*others, old]

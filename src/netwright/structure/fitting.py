@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from netwright.structure.tracing import Structure
 
 #: Trial runs after which a module's code is given up.
-_TRIALS = 24
+_TRIALS = 32
 #: Above every position in a recording.
 _WHOLE = 1 << 40
 

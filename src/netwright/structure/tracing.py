@@ -294,18 +294,19 @@ def _labelled(
 
 
 def _unmade(labels: Labels, partition: Partition, recording: Recording) -> Freeze | None:
-    """Units that no parameter makes: columns of weights that read a table of constants (a buffer)."""
+    """Units that no parameter makes, only a table of constants (a buffer) that weights read."""
     read = {(c.name, c.dim_in) for c in _consumers(recording)}
     names = {number: name for name, number in recording.parameters.items()}
     buffers = {names[number] for number in recording.buffers}
-    made = np.zeros(partition.count, np.bool_)
+    made, stored = np.zeros(partition.count, np.bool_), np.zeros(partition.count, np.bool_)
     classes = partition.classes.numpy()
     for name, dims in labels.parameters.items():
-        if name not in buffers:
-            for dim, layer in dims.items():
-                if (name, dim) not in read:
-                    made[classes[layer.reshape(-1).numpy()]] = True
-    lost = ~made & ~partition.frozen
+        for dim, layer in dims.items():
+            if name in buffers:
+                stored[classes[layer.reshape(-1).numpy()]] = True
+            elif (name, dim) not in read:
+                made[classes[layer.reshape(-1).numpy()]] = True
+    lost = stored & ~made & ~partition.frozen
     if not lost.any():
         return None
     units = torch.from_numpy(np.flatnonzero(lost[classes]))
