@@ -153,3 +153,50 @@ def test_attributes_of_one_value_and_two_meanings_are_told_apart() -> None:
     assert small.tokens == 12
     assert small.width == small.second.in_features < 12
     assert small.parts == (small.second.in_features, small.third.in_features)
+
+
+class Pooled(nn.Module):
+    """All heads share a convolution of their queries, beside a class token; positions sum two tables."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(5, 24)
+        self.token = nn.Parameter(torch.randn(24))
+        self.rows = nn.Parameter(torch.randn(4, 24))
+        self.columns = nn.Parameter(torch.randn(2, 24))
+        self.qkv = nn.Linear(24, 72)
+        self.pool = nn.Conv1d(8, 8, 3, padding=1, groups=8)
+        self.norm = nn.LayerNorm(8)
+        self.proj = nn.Linear(24, 24)
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        where = self.rows.repeat(2, 1) + self.columns.repeat_interleave(4, 0)
+        x = torch.cat([self.token.expand(x.shape[0], 1, -1), self.embed(x) + where], 1)
+        batch, tokens, dim = x.shape
+        split = self.qkv(x).reshape(batch, tokens, 3, 3, dim // 3)
+        q, k, v = split.permute(2, 0, 3, 1, 4).unbind(0)
+        q = self.norm(torch.cat([q[:, :, :1], self.pooled(q[:, :, 1:])], 2))
+        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, dim)
+        return self.head((x + self.proj(out))[:, 0])
+
+    def pooled(self, q: Tensor) -> Tensor:
+        batch, heads, tokens, width = q.shape
+        flat = self.pool(q.reshape(batch * heads, tokens, width).transpose(1, 2))
+        return flat.transpose(1, 2).reshape(batch, heads, tokens, width)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_heads_that_share_a_convolution_are_narrowed_together(batch: int) -> None:
+    torch.manual_seed(0)
+    model = randomise(Pooled().eval())
+    net = structure.trace(model, torch.randn(batch, 8, 5), heads="width")
+    axis = next(a for a in net.prunable if a.name.startswith("qkv") or a.name == "pool")
+    assert axis.size == 8
+    keep = net.everything
+    for axis in net.prunable:
+        for cell in axis.cells:
+            keep[cell[len(cell) // 2 :]] = False
+    shrunk = structure.shrink(model, net, keep, how="in place")
+    found = structure.check(model, net, keep, shrunk.model, scales=shrunk.scales, kept=shrunk.kept)
+    assert found.error < 1e-12 < found.change

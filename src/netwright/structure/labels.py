@@ -260,6 +260,8 @@ class Walk:
                 known[dim] = adopt.reshape(_along(shape, dim))
             else:
                 known[dim] = self.labels.fresh(shape[dim]).reshape(_along(shape, dim))
+                if given is not None and given.numel() == 1:  # one class all along: it says so by its size
+                    self.tie(known[dim], given)
         if adopt is not None:
             self.tie(known[dim], adopt.reshape(_along(shape, dim)))
         self.table[number] = list(known.values())

@@ -242,19 +242,43 @@ def _join(walk: Walk, refs: list[int], dim: int, rank: int, new: bool = False) -
     along = [[la for la in layers if not new and (la.shape[dim] > 1)] for layers in described]
     if any(along):
         out += _slots(walk, refs, sizes, along, dim, rank)
-    keys = {varying(la) for layers in described for la in layers if la.shape[dim] == 1 or new}
-    for key in sorted(keys):
-        same = [next((la for la in layers if varying(la) == key), None) for layers in described]
-        present = [la for la in same if la is not None]
-        missing = [r for r, la in zip(refs, same, strict=True) if la is None and r not in walk.uniform]
-        if missing:
-            for layer in present:
+    out += _across(walk, refs, [[la for la in ls if la.shape[dim] == 1 or new] for ls in described])
+    return out
+
+
+def _across(walk: Walk, refs: list[int], described: list[Layers]) -> Layers:
+    """Tie what the inputs of a concatenation have along other dimensions than its own.
+
+    Where one knows rows and members (heads and their width) and another the members alone, the members of
+    all rows are the same: the layer that varies along less says it all.
+    """
+    out: Layers = []
+    done: set[int] = set()
+    for key in sorted({varying(la) for layers in described for la in layers}, key=lambda k: (len(k), k)):
+        same = [_with_key(layers, key, done) for layers in described]
+        exact = [la for la in same if la is not None and varying(la) == key]
+        if not exact:
+            continue
+        if any(la is None and r not in walk.uniform for r, la in zip(refs, same, strict=True)):
+            for layer in exact:
                 walk.freeze(layer, "it is concatenated with something that has no units there")
             continue
-        for layer in present[1:]:
-            walk.tie(present[0], layer)
-        out.append(present[0])
+        for known in same:
+            if known is not None:
+                done.add(id(known))
+                if known is not exact[0]:
+                    walk.tie(exact[0], known)
+        out.append(exact[0])
     return out
+
+
+def _with_key(layers: Layers, key: tuple[int, ...], done: set[int]) -> Tensor | None:
+    """The layer that varies along some dimensions, or else along more, of which they are the innermost."""
+    left = [la for la in layers if id(la) not in done]
+    for layer in left:
+        if varying(layer) == key:
+            return layer
+    return next((la for la in left if key and varying(la)[-len(key) :] == key), None)
 
 
 def _slots(walk: Walk, refs: list[int], sizes: list[int], along: list[Layers], dim: int, rank: int) -> Layers:
