@@ -113,3 +113,5 @@ def test_the_common_cases_are_quick() -> None:
 def test_operands_that_do_not_fit_are_left_to_the_operator() -> None:
     assert KERNELS[aten.addmm.default](meta(5), meta(3, 4), meta(3, 5)) is None
     assert KERNELS[aten.add.Tensor](meta(2, 3), meta(2, 4)) is None
+    assert KERNELS[aten.native_layer_norm.default](meta(2, 3), [4], None, None, 1e-5) is None
+    assert KERNELS[aten.native_batch_norm.default](meta(*IMAGE), *[meta(5)] * 4, False, 0.1, 1e-5) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import netwright as nw
 from netwright import structure
 from netwright.errors import StructureError
 from netwright.testing.surgery import draw_keep, randomise
@@ -25,7 +27,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         if "parts" in kind:
             self.bias = nn.ParameterList([nn.Parameter(torch.randn(dim)) for _ in range(2)])
-            self.register_buffer("none", torch.zeros(dim))
+            self.register_buffer("none", torch.zeros(dim), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, dim = x.shape
@@ -108,6 +110,17 @@ def test_the_scaled_weights_are_stored_in_their_own_precision() -> None:
     shrunk = structure.shrink(model, net, keep, how="in place")
     assert structure.check(model, net, keep, shrunk.model).error < 1e-5
     assert shrunk.model.attn.qkv.weight.dtype == torch.float32
+
+
+def test_a_scaled_buffer_that_no_state_dict_holds_comes_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = randomise(Net("fused parts").eval())
+    x = torch.randn(2, 6, 5)
+    pruned = nw.prune(model, x, 0.5, allocation="uniform", round_to=1, heads="width")
+    assert "attn.none" in pruned.scales
+    again = nw.load(nw.save(pruned, tmp_path), model)
+    with torch.no_grad():
+        assert torch.equal(again(x), pruned.model(x))
 
 
 def test_a_query_that_is_also_seen_without_the_factor_is_refused() -> None:

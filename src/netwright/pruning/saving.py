@@ -58,6 +58,13 @@ def save_pruned(pruned: Pruned, folder: str | Path) -> Path:
         "aliases": aliases,
         "kept": {n: {str(d): i.tolist() for d, i in dims.items()} for n, dims in pruned.kept.items()},
     }
+    lost = {n: dims for n, dims in pruned.scales.items() if n not in unique and n not in aliases}
+    if lost:  # what is in no state dict is made again from the architecture
+        recipe["scales"] = {
+            n: {str(d): s[pruned.kept[n][d]].tolist() if d in pruned.kept.get(n, {}) else s.tolist()}
+            for n, dims in lost.items()
+            for d, s in dims.items()
+        }
     if pruned.how == "graph":  # the graph is made again from the architecture, which needs an example
         recipe["example"] = structure.describe_example(pruned.net.inputs)
         recipe["heads"] = pruned.net.heads
@@ -91,7 +98,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
         if recipe.get("how") == "graph":
             small = _graph(model, kept, recipe)
         else:
-            small = structure.replay(model, kept, attributes, adopted)
+            small = structure.replay(model, kept, attributes, adopted, _scales(recipe))
     except (StructureError, ModelError) as error:
         raise ArtefactError(
             f"{folder} does not fit {type(model).__name__}: {error.message}", error.hint
@@ -190,6 +197,14 @@ def _parse(
         for path, values in recipe["attributes"].items()
     }
     return kept, attributes, [str(name) for name in recipe["adopted"]]
+
+
+def _scales(recipe: Mapping[str, Any]) -> dict[str, dict[int, Tensor]]:
+    """Factors of buffers that no state dict holds."""
+    return {
+        str(name): {int(dim): torch.tensor(values, dtype=torch.float64) for dim, values in dims.items()}
+        for name, dims in recipe.get("scales", {}).items()
+    }
 
 
 def _indices(value: Any) -> Tensor:

@@ -223,7 +223,7 @@ def _handled(net: Structure, predicted: list[tuple[int, ...]]) -> tuple[dict[str
 def _options(module: nn.Module, sizes: Sizes, splits: Splits, typed: dict[str, Any]) -> dict[str, list[Any]]:
     """Attribute -> values that it may hold in the smaller network: the likeliest first, its own last."""
     changing = {old for old, new in sizes.items() if set(new) != {old}}
-    standard = isinstance(module, _STANDARD)
+    standard = isinstance(module, _STANDARD) and getattr(module, "weight", 0) is not None
     if not changing and not splits:
         return {}
     found: dict[str, list[Any]] = {}

@@ -79,6 +79,8 @@ def _spans(a: Tensor, b: Tensor) -> bool:
 
 @_kernel(aten.native_layer_norm.default)
 def _layer_norm(x: Tensor, shape: list[int], *args: Any) -> tuple[Tensor, Tensor, Tensor] | None:
+    if tuple(x.shape[x.dim() - len(shape) :]) != tuple(shape):
+        return None  # the operator says what is wrong
     outer = [*x.shape[: x.dim() - len(shape)], *([1] * len(shape))]
     return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(outer), x.new_empty(outer)
 
@@ -88,6 +90,8 @@ def _batch_norm(
     x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, training: bool, *args: Any
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     if training or x.dtype not in (torch.float32, torch.float64):
+        return None
+    if any(v is not None and v.shape != x.shape[1:2] for v in (weight, bias, mean, var)):
         return None
     return torch.empty_like(x), x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
 
