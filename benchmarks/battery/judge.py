@@ -26,8 +26,9 @@ from .case import Case
 
 #: Largest error relative to the masked dense network, by the lowest precision that computes anything.
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
-#: Networks with more parameters than this are compared in float32: the comparison holds several copies.
-_FLOAT64_PARAMETERS = 250_000_000
+#: Bytes of memory a parameter for a comparison in float64, which holds several copies; float32 where there
+#: is less.
+_FLOAT64_BYTES = 32
 #: The removal must change the outputs at least this much, else the comparison says nothing.
 _CHANGE = 1e-6
 _LARGEST_SHARE = 0.75
@@ -45,13 +46,14 @@ class FailedError(Exception):
         self.kind = kind
 
 
-def judge(case: Case, heads: str, cpu: float) -> dict[str, Any]:
+def judge(case: Case, heads: str, cpu: float, memory: float = 8.0) -> dict[str, Any]:
     """Everything about one network; never raises.
 
     Args:
         case: The network.
         heads: As of `prune`.
         cpu: CPU seconds for tracing and pruning.
+        memory: GiB that the network may take.
 
     Returns:
         A row for the table; `ok`, and `kind` and `why` where it is False.
@@ -60,7 +62,7 @@ def judge(case: Case, heads: str, cpu: float) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            _judge(case, heads, cpu, row)
+            _judge(case, heads, cpu, memory, row)
             row["ok"] = True
         except FailedError as error:
             row |= {"kind": error.kind, "why": str(error)}
@@ -81,7 +83,7 @@ def judge(case: Case, heads: str, cpu: float) -> dict[str, Any]:
     return row
 
 
-def _judge(case: Case, heads: str, cpu: float, row: dict[str, Any]) -> None:
+def _judge(case: Case, heads: str, cpu: float, memory: float, row: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model, example = case.build()
     model = randomise(model).eval()
@@ -109,7 +111,7 @@ def _judge(case: Case, heads: str, cpu: float, row: dict[str, Any]) -> None:
         raise FailedError("shapes", f"the outputs are {[tuple(x.shape) for x in got]}")
     if not all(bool(torch.isfinite(x).all()) for x in got if x.is_floating_point()):
         raise FailedError("finite", "the outputs are not finite")
-    _exact(model, result, inputs, total, row)
+    _exact(model, result, inputs, memory * 2**30 / _FLOAT64_BYTES, row)
     _trains(small, inputs)
     _comes_back(model, result, inputs)
     if row["kept"] > _LARGEST_SHARE:
@@ -145,9 +147,9 @@ def _limited(cpu: float) -> Iterator[None]:
 
 
 def _exact(
-    model: nn.Module, result: nw.Pruned, inputs: structure.Inputs, total: int, row: dict[str, Any]
+    model: nn.Module, result: nw.Pruned, inputs: structure.Inputs, limit: float, row: dict[str, Any]
 ) -> None:
-    dtype = torch.float64 if total <= _FLOAT64_PARAMETERS else torch.float32
+    dtype = torch.float64 if row["parameters"] <= limit else torch.float32
     found = structure.check(
         model, result.net, result.keep, result.model, dtype=dtype, scales=result.scales, kept=result.kept
     )

@@ -67,7 +67,7 @@ def _work(connection: Connection, case: Case, options: argparse.Namespace) -> No
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     bytes_ = int(options.memory * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (bytes_, bytes_))
-    row = judge(case, options.heads, options.cpu)
+    row = judge(case, options.heads, options.cpu, options.memory)
     row["peak_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
     connection.send(row)
     connection.close()
