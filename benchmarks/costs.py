@@ -26,8 +26,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from netwright.structure import Inputs, Structure, shrink, trace
+from netwright.structure.copying import clone
 from netwright.structure.inputs import to_meta
-from netwright.structure.record import clone
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.battery import SETS, Case, battery

@@ -19,7 +19,8 @@ from torch.utils import _pytree as pytree
 import netwright as nw
 from netwright import structure
 from netwright.errors import NetwrightError
-from netwright.structure.record import deep_copy, record
+from netwright.structure.copying import deep_copy
+from netwright.structure.record import record
 from netwright.testing.surgery import randomise
 
 from .case import Case

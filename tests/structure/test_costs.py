@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from netwright.structure import shrink, trace
 from netwright.structure.attention import adopt_attention
+from netwright.structure.copying import clone
 from netwright.structure.inputs import to_meta
-from netwright.structure.record import clone
 from netwright.testing.surgery import draw_keep
 
 #: Published to the last digit; the others agree with torchvision's own table, which has three decimals of

@@ -17,8 +17,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from netwright.errors import StructureError
+from netwright.structure.copying import deep_copy
 from netwright.structure.labels import Labels
-from netwright.structure.record import Node, Ref, deep_copy, plain_kernels, record_values
+from netwright.structure.record import Node, Ref, plain_kernels, record_values
 from netwright.structure.scales import Scales, fit_scales
 from netwright.structure.sizes import scale, take
 

@@ -11,7 +11,8 @@ import copy
 from collections import OrderedDict
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 _ATOMS = frozenset((int, float, bool, str, type(None), bytes, complex))
 _OWN = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__")
@@ -73,3 +74,60 @@ def _plain(kind: type) -> bool:
         known = known and not any("__slots__" in base.__dict__ for base in kind.__mro__)
         _KINDS[kind] = known
     return known
+
+
+def stray_tensors(value: Any, found: list[Tensor], depth: int = 0) -> None:
+    """Collect the tensors in a value: itself, or held by lists and dicts up to three deep."""
+    if isinstance(value, Tensor):
+        found.append(value)
+    elif depth < 3 and isinstance(value, dict):
+        for inner in value.values():
+            stray_tensors(inner, found, depth + 1)
+    elif depth < 3 and isinstance(value, (list, tuple)):
+        for inner in value:
+            stray_tensors(inner, found, depth + 1)
+
+
+def deep_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A deep copy; results of a past forward that a module holds are copied without their history.
+
+    Args:
+        model: The model; it is not touched.
+        memo: Object number -> its copy, for what is copied already.
+    """
+    memo = {} if memo is None else memo
+    found: list[Tensor] = []
+    for module in model.modules():
+        for value in module.__dict__.values():
+            stray_tensors(value, found)
+    for tensor in found:
+        if not tensor.is_leaf:
+            memo.setdefault(id(tensor), tensor.detach().clone())
+    return copy_module(model, memo)
+
+
+def clone(model: nn.Module, device: str | None = "meta", memo: dict[int, Any] | None = None) -> nn.Module:
+    """A deep copy on the meta device (no weight copied), or a real one when `device` is None.
+
+    Args:
+        model: The model; it is not touched.
+        device: "meta", or None for a real copy.
+        memo: Object number -> its copy, for what is copied already.
+    """
+    memo = {} if memo is None else memo
+    if device is None:
+        return deep_copy(model, memo)
+    found: list[Tensor] = []
+    for module in model.modules():
+        for value in module.__dict__.values():
+            stray_tensors(value, found)
+    for tensor in found:
+        if id(tensor) in memo:
+            continue
+        empty = torch.empty_like(tensor, device=device, requires_grad=False)
+        memo[id(tensor)] = (
+            nn.Parameter(empty, requires_grad=tensor.requires_grad)
+            if isinstance(tensor, nn.Parameter)
+            else empty
+        )
+    return copy_module(model, memo)

@@ -19,10 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from netwright.errors import ModelError, NetwrightError, StructureError, UsageError
 from netwright.structure.attention import adopt_attention
 from netwright.structure.branches import Branch, Found
+from netwright.structure.copying import deep_copy
 from netwright.structure.cost import VIEWS
 from netwright.structure.flow import Call, Flow, Leaf, record_calls
 from netwright.structure.inputs import Inputs
-from netwright.structure.record import deep_copy, plain_kernels
+from netwright.structure.record import plain_kernels
 from netwright.structure.remapping import TOLERANCE, compare
 from netwright.structure.tracing import Structure
 

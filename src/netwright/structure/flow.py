@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from netwright.errors import ModelError
+from netwright.structure.copying import clone
 from netwright.structure.cost import CONVOLUTIONS, PRODUCTS, VIEWS
 from netwright.structure.inputs import Inputs
-from netwright.structure.record import Node, Recording, clone, note, record, recording_now
+from netwright.structure.record import Node, Recording, note, record, recording_now
 
 _PATH = "_recorded_path"
 _WRITES = ("copy", "fill", "zero")

@@ -19,7 +19,8 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from netwright.errors import ModelError
-from netwright.structure.record import deep_copy, note, recording_now, within
+from netwright.structure.copying import deep_copy
+from netwright.structure.record import note, recording_now, within
 
 #: Layers of which the forward pass is one operator: a graph calls them instead of the operator.
 LAYERS: dict[type[nn.Module], tuple[str, ...]] = {

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from netwright.errors import ModelError, StructureError
 from netwright.structure.attention import adopt_attention
+from netwright.structure.copying import clone
 from netwright.structure.graph import LAYERS, PATH, Program, is_layer
 from netwright.structure.graph_export import (
     attribute,
@@ -28,7 +29,7 @@ from netwright.structure.graph_export import (
     twin_of,
 )
 from netwright.structure.inputs import Inputs, to_meta
-from netwright.structure.record import clone, record
+from netwright.structure.record import record
 
 _TRAINING_FLAGS = frozenset({"train", "training", "use_input_stats"})
 

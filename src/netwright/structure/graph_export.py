@@ -19,9 +19,9 @@ from torch.utils import _pytree as pytree
 
 from netwright.errors import StructureError
 from netwright.structure.attention import adopt_attention
+from netwright.structure.copying import deep_copy
 from netwright.structure.graph import PATH
 from netwright.structure.inputs import Inputs
-from netwright.structure.record import deep_copy
 
 _ASSERTIONS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range",
                "sym_constrain_range_for_size")  # fmt: skip

@@ -10,9 +10,9 @@ from torch import nn
 
 from netwright.errors import ModelError, StructureError, UsageError
 from netwright.structure.branches import Branch, Found
+from netwright.structure.copying import deep_copy
 from netwright.structure.cost import VIEWS
 from netwright.structure.depth import KEEP_ZERO, Deepened, choose, costs
-from netwright.structure.record import deep_copy
 from netwright.structure.remapping import TOLERANCE, compare
 from netwright.structure.tracing import Structure
 

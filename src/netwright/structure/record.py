@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from netwright.errors import ModelError
 from netwright.structure.attention import adopt_attention
-from netwright.structure.copying import copy_module
+from netwright.structure.copying import clone, stray_tensors
 from netwright.structure.inputs import Inputs, to_meta
 from netwright.structure.kernels import KERNELS
 from netwright.structure.sources import caller
@@ -285,62 +285,6 @@ class plain_kernels:  # noqa: N801 - used like a function
         torch.backends.mkldnn.set_flags(_enabled=self._enabled, _fp32_precision=None)
 
 
-def _stray_tensors(value: Any, found: list[Tensor], depth: int = 0) -> None:
-    if isinstance(value, Tensor):
-        found.append(value)
-    elif depth < 3 and isinstance(value, dict):
-        for inner in value.values():
-            _stray_tensors(inner, found, depth + 1)
-    elif depth < 3 and isinstance(value, (list, tuple)):
-        for inner in value:
-            _stray_tensors(inner, found, depth + 1)
-
-
-def deep_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A deep copy; results of a past forward that a module holds are copied without their history.
-
-    Args:
-        model: The model; it is not touched.
-        memo: Object number -> its copy, for what is copied already.
-    """
-    memo = {} if memo is None else memo
-    found: list[Tensor] = []
-    for module in model.modules():
-        for value in module.__dict__.values():
-            _stray_tensors(value, found)
-    for tensor in found:
-        if not tensor.is_leaf:
-            memo.setdefault(id(tensor), tensor.detach().clone())
-    return copy_module(model, memo)
-
-
-def clone(model: nn.Module, device: str | None = "meta", memo: dict[int, Any] | None = None) -> nn.Module:
-    """A deep copy on the meta device (no weight copied), or a real one when `device` is None.
-
-    Args:
-        model: The model; it is not touched.
-        device: "meta", or None for a real copy.
-        memo: Object number -> its copy, for what is copied already.
-    """
-    memo = {} if memo is None else memo
-    if device is None:
-        return deep_copy(model, memo)
-    found: list[Tensor] = []
-    for module in model.modules():
-        for value in module.__dict__.values():
-            _stray_tensors(value, found)
-    for tensor in found:
-        if id(tensor) in memo:
-            continue
-        empty = torch.empty_like(tensor, device=device, requires_grad=False)
-        memo[id(tensor)] = (
-            nn.Parameter(empty, requires_grad=tensor.requires_grad)
-            if isinstance(tensor, nn.Parameter)
-            else empty
-        )
-    return copy_module(model, memo)
-
-
 def record(
     model: nn.Module, inputs: Inputs, *, training: bool = False, real: bool | None = None
 ) -> Recording:
@@ -471,7 +415,7 @@ def _run(twin: nn.Module, inputs: Inputs, recorder: _Recorder) -> dict[int, Tens
 
 def _attribute_tensors(output: Any) -> list[Tensor]:
     found: list[Tensor] = []
-    _stray_tensors(getattr(output, "__dict__", {}), found)
+    stray_tensors(getattr(output, "__dict__", {}), found)
     if not found:
         raise ModelError(
             f"the model returned {type(output).__name__}, in which there is no tensor",

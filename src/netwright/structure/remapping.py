@@ -14,10 +14,11 @@ from torch.utils import _pytree as pytree
 
 from netwright.errors import StructureError, UsageError
 from netwright.structure.check import check
+from netwright.structure.copying import deep_copy
 from netwright.structure.inputs import Inputs
 from netwright.structure.maps import IndexMap, Layout, interchangeable, width
 from netwright.structure.multiplicity import INTERLEAVED, Multiplicities, multiplicities
-from netwright.structure.record import deep_copy, record
+from netwright.structure.record import record
 from netwright.structure.repeating import repeatable
 from netwright.structure.scales import fit_scales
 from netwright.structure.sizes import scale

@@ -18,11 +18,11 @@ from netwright.errors import StructureError, UsageError
 from netwright.structure.attention import adopt_attention
 from netwright.structure.attributes import Attributes, typed_attributes
 from netwright.structure.collecting import uncollected
+from netwright.structure.copying import clone, deep_copy
 from netwright.structure.fitting import fit
 from netwright.structure.graph import GraphNetwork
 from netwright.structure.graph_surgery import by_graph
 from netwright.structure.proof import Mismatch, Order
-from netwright.structure.record import clone, deep_copy
 from netwright.structure.scales import Scales, fit_scales
 from netwright.structure.sizes import index_maps, scale, shapes_of, take
 from netwright.structure.solve import Axis

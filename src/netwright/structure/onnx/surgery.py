@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from netwright.errors import StructureError
+from netwright.structure.copying import clone, deep_copy
 from netwright.structure.inputs import to_meta
 from netwright.structure.layers import varying
 from netwright.structure.layout import arrange
@@ -23,7 +24,7 @@ from netwright.structure.onnx.network import OnnxNetwork, execute
 from netwright.structure.onnx.program import Step, Value, compile_program
 from netwright.structure.onnx.resizing import Adaptation, Edit, Shape
 from netwright.structure.proof import prove
-from netwright.structure.record import Recording, clone, deep_copy, record
+from netwright.structure.record import Recording, record
 from netwright.structure.sizes import scale, shapes_of, take
 from netwright.structure.surgery import Change, Shrunk
 
