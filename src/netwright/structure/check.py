@@ -75,7 +75,7 @@ def check(
 
     inputs = net.inputs.map(cast)
     dense = deep_copy(model).cpu().to(dtype).eval()
-    with plain_kernels(), _Precision(dtype), torch.random.fork_rng(devices=[]):
+    with plain_kernels(), Precision(dtype), torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)  # a network that draws noise draws the same each time
         recording, values = record_values(dense, inputs)
         labels = Labels(heads=net.heads, given=net.layers, units=net.count)
@@ -97,7 +97,7 @@ def check(
     return Check(_largest(found, outputs), _largest(plain, outputs))
 
 
-class _Precision(TorchDispatchMode):
+class Precision(TorchDispatchMode):
     """Compute in one precision what a network computes in single precision whatever its own is.
 
     Rotary tables, softmax and norms are often cast to float32; the comparison would see their rounding.

@@ -13,20 +13,19 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from netwright.errors import StructureError, UsageError
-from netwright.structure.check import check
+from netwright.structure.check import Precision, check
 from netwright.structure.copying import deep_copy
 from netwright.structure.inputs import Inputs
 from netwright.structure.maps import IndexMap, Layout, interchangeable, width
 from netwright.structure.multiplicity import INTERLEAVED, Multiplicities, multiplicities
-from netwright.structure.record import record
 from netwright.structure.repeating import repeatable
 from netwright.structure.scales import fit_scales
 from netwright.structure.sizes import scale
 from netwright.structure.surgery import Change, Kept, Shrunk, _with_scales, carry_out, replay, shrink
 from netwright.structure.tracing import Structure
 
-#: Largest relative difference in float64; with parts that the network computes in single precision.
-TOLERANCE, SINGLE = 1e-10, 1e-4
+#: Largest relative difference in float64.
+TOLERANCE = 1e-10
 
 
 @dataclass(frozen=True)
@@ -279,7 +278,7 @@ def _verify(model: nn.Module, net: Structure, made: Shrunk, plan: Change) -> flo
         error = compare(lambda inputs: inputs.call(dense), small, net.inputs)
     else:
         error = check(dense, net, keep, small).error
-    if not error <= TOLERANCE and not (error <= SINGLE and _single(dense, net)):
+    if not error <= TOLERANCE:
         raise StructureError(
             f"{net.name} computes something else after the change: the relative difference is {error:.3g}",
             "leave the last axis that you changed as it is",
@@ -304,7 +303,7 @@ def compare(reference: Callable[[Inputs], Any], network: nn.Module, inputs: Inpu
     given = inputs.map(lambda x: x.detach().cpu().double() if x.is_floating_point() else x.detach().cpu())
     outputs = []
     for run in (reference, lambda x: x.call(network)):
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), Precision(torch.float64):
             torch.manual_seed(0)
             leaves = pytree.tree_leaves(run(given.map(torch.clone)))
             outputs.append([x.double() for x in leaves if isinstance(x, Tensor)])
@@ -316,14 +315,6 @@ def compare(reference: Callable[[Inputs], Any], network: nn.Module, inputs: Inpu
             error = float((x - y).abs().max() / x.abs().max().clamp(min=1e-30))
             worst = max(worst, error) if error == error else float("inf")
     return worst
-
-
-def _single(dense: nn.Module, net: Structure) -> bool:
-    """Whether a network in float64 computes parts in a lower precision."""
-    inputs = net.inputs.map(lambda x: x.double() if x.is_floating_point() else x)
-    recording = record(dense, inputs)
-    low = (torch.float32, torch.float16, torch.bfloat16)
-    return any(recording.dtypes[o] in low for node in recording.nodes for o in node.outputs if o >= 0)
 
 
 def _disturb(
