@@ -29,14 +29,16 @@ class UNet(nn.Module):
     def __init__(self, width: int = 16, depth: int = 3) -> None:
         super().__init__()
         widths = [width * 2**i for i in range(depth + 1)]
-        self.down = nn.ModuleList(self.double(i, o) for i, o in zip([3, *widths[:-1]], widths, strict=True))
+        self.down = nn.ModuleList(
+            self.convolutions(i, o) for i, o in zip([3, *widths[:-1]], widths, strict=True)
+        )
         pairs = list(zip(widths[1:], widths[:-1], strict=True))[::-1]
         self.up = nn.ModuleList(nn.ConvTranspose2d(i, o, 2, 2) for i, o in pairs)
-        self.join = nn.ModuleList(self.double(2 * o, o) for _, o in pairs)
+        self.join = nn.ModuleList(self.convolutions(2 * o, o) for _, o in pairs)
         self.head = nn.Conv2d(width, 2, 1)
 
     @staticmethod
-    def double(i: int, o: int) -> nn.Sequential:
+    def convolutions(i: int, o: int) -> nn.Sequential:
         """Two convolutions."""
         return nn.Sequential(
             nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU(),
