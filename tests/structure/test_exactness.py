@@ -10,10 +10,6 @@ from tests.structure.networks import LARGE, SMALL
 
 from netwright.testing.surgery import PROMISES, SurgerySuite, randomise
 
-#: Networks of which a second pruning leaves single heads, whose width is then free and sets the softmax
-#: scale.
-SINGLE_HEADS = {"timm vit"}
-
 
 @lru_cache(maxsize=1)
 def suite(name: str) -> SurgerySuite:
@@ -25,8 +21,6 @@ def suite(name: str) -> SurgerySuite:
 @pytest.mark.parametrize("promise", PROMISES)
 @pytest.mark.parametrize("name", list(SMALL))
 def test_a_surgery_keeps_its_promises(name: str, promise: str) -> None:
-    if name in SINGLE_HEADS and promise == "repeated":
-        pytest.xfail("the width of a single head decides the factor of its scores")
     getattr(suite(name), promise)()
 
 

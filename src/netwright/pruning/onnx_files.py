@@ -37,7 +37,7 @@ def prune_onnx(
     seed: int = 0,
     exclude: Iterable[str] = (),
     round_to: int | None = None,
-    heads: str = "whole",
+    heads: str = "auto",
     check: bool = False,
 ) -> Pruned:
     """Remove the least important channels, heads and features of an ONNX network until it fits a budget.

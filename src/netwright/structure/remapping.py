@@ -19,9 +19,9 @@ from netwright.structure.inputs import Inputs
 from netwright.structure.maps import IndexMap, Layout, interchangeable, width
 from netwright.structure.multiplicity import INTERLEAVED, Multiplicities, multiplicities
 from netwright.structure.repeating import repeatable
-from netwright.structure.scales import fit_scales
+from netwright.structure.scales import fit_scales, multiply_scales
 from netwright.structure.sizes import scale
-from netwright.structure.surgery import Change, Kept, Shrunk, _with_scales, carry_out, replay, shrink
+from netwright.structure.surgery import Change, Kept, Shrunk, carry_out, replay, shrink
 from netwright.structure.tracing import Structure
 
 #: Largest relative difference in float64.
@@ -266,7 +266,7 @@ def _verify(model: nn.Module, net: Structure, made: Shrunk, plan: Change) -> flo
     if not plan.factors and not made.scales:
         small = deep_copy(made.model).cpu().double()
     elif made.how == "in place":  # shares such as 1/3 are rounded to the precision of the parameter
-        factors = _with_scales(plan.factors, fit_scales(made.scales, made.kept))
+        factors = multiply_scales(plan.factors, fit_scales(made.scales, made.kept))
         small = replay(dense, made.kept, made.attributes, made.adopted, factors)
     else:
         wide = copy.copy(net)

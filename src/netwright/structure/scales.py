@@ -9,7 +9,7 @@ comes of those rows passes the number exactly once, which is verified operator b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -305,3 +305,18 @@ def fit_scales(scales: Scales, kept: dict[str, dict[int, Tensor]]) -> Scales:
         name: {dim: s[kept[name][dim]] if dim in kept.get(name, {}) else s for dim, s in dims.items()}
         for name, dims in scales.items()
     }
+
+
+def multiply_scales(first: Mapping[str, Mapping[int, Tensor]], second: Scales) -> Scales:
+    """The scales that do what two do, one after the other.
+
+    Args:
+        first: Parameter -> {dimension: factors}.
+        second: Likewise, of the same indices.
+    """
+    out = {name: dict(dims) for name, dims in second.items()}
+    for name, dims in first.items():
+        for dim, factor in dims.items():
+            mine = out.setdefault(name, {})
+            mine[dim] = mine[dim] * factor if dim in mine else factor
+    return out

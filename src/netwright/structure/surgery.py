@@ -23,7 +23,7 @@ from netwright.structure.fitting import fit
 from netwright.structure.graph import GraphNetwork
 from netwright.structure.graph_surgery import by_graph
 from netwright.structure.proof import Mismatch, Order
-from netwright.structure.scales import Scales, fit_scales
+from netwright.structure.scales import Scales, fit_scales, multiply_scales
 from netwright.structure.sizes import index_maps, scale, shapes_of, take
 from netwright.structure.solve import Axis
 from netwright.structure.sources import why
@@ -146,21 +146,12 @@ def carry_out(model: nn.Module, net: Structure, change: Change, how: str = "auto
             f"leave that part alone with exclude=[{fitted.module!r}]" if fitted.module else None,
         )
     kept = fitted.change.kept
-    factors = _with_scales(change.factors, fit_scales(fitted.scales, kept))
+    factors = multiply_scales(change.factors, fit_scales(fitted.scales, kept))
     small = _rebuild(model, kept, fitted.attributes, adopted, factors)
     notes = [f"{len(adopted)} attention modules take any inner width now"] if adopted else []
     if fitted.scales:
         notes.append(f"{len(fitted.scales)} parameters hold a factor that the code computes from a size")
     return Shrunk(small, kept, fitted.attributes, adopted, "in place", notes, fitted.scales)
-
-
-def _with_scales(factors: Mapping[str, Mapping[int, Tensor]], scales: Scales) -> Scales:
-    out = {name: dict(dims) for name, dims in scales.items()}
-    for name, dims in factors.items():
-        for dim, factor in dims.items():
-            mine = out.setdefault(name, {})
-            mine[dim] = mine[dim] * factor if dim in mine else factor
-    return out
 
 
 def replay(
