@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from netwright.data import Splits
 from netwright.errors import ArtefactError, DataError, ModelError, TrainingError, UsageError
-from netwright.train import Progress, Recipe, build_optimizer, evaluate, fit
+from netwright.train import Callback, Progress, Recipe, Snapshots, State, build_optimizer, evaluate, fit
 from netwright.train.launch import FabricDevices
 
 FAST = Recipe(epochs=2, batch_size=64, lr=0.1, precision="fp32", limit=320)
@@ -211,6 +213,58 @@ def test_one_process_of_fabric_gives_the_plain_result(net: nn.Module, digits: Sp
 
     fabric = fabric_module.Fabric(accelerator="cpu", devices=1)
     fabric.launch()
-    job = loop._Job(net, digits, FAST, None, None, None, loop._objective(FAST, labelled=True, teacher=False))
+    job = loop.Job(net, digits, FAST, None, None, None, loop._objective(FAST, labelled=True, teacher=False))
     through = loop._work(FabricDevices(fabric), job, None)
     assert _same(through.model, fit(net, digits, FAST, device="cpu").model)
+
+
+class _Steps(Callback):
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int]] = []
+
+    def begin(self, state: State) -> None:
+        self.seen.append(("begin", state.step))
+
+    def before_step(self, state: State) -> None:
+        assert all(p.grad is not None for p in state.model.parameters())
+        self.seen.append(("before", state.step))
+
+    def after_step(self, state: State) -> None:
+        self.seen.append(("after", state.step))
+
+
+def test_callbacks_are_called_around_every_step(net: nn.Module, digits: Splits) -> None:
+    watch = _Steps()
+    recipe = Recipe(epochs=2, batch_size=64, lr=0.1, precision="fp32", limit=256)
+    fit(net, digits, recipe, device="cpu", callbacks=[watch])
+    expected = [("begin", 0)] + [(k, s + (k == "after")) for s in range(8) for k in ("before", "after")]
+    assert watch.seen == expected
+
+
+@pytest.mark.parametrize("step", [1, 4, 6])
+def test_a_training_goes_on_from_any_step(net: nn.Module, digits: Splits, step: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Dropout(0.2), net)
+    recipe = Recipe(epochs=2, batch_size=64, lr=0.1, precision="fp32", limit=256, mixup=0.2)
+    snapshots = Snapshots([step], optimizer=True)
+    whole = fit(net, digits, recipe, device="cpu", callbacks=[snapshots])
+    net.load_state_dict(snapshots.taken[step])
+    rest = fit(net, digits, recipe, device="cpu", start=step, optimizer=snapshots.optimizers[step])
+    assert _same(whole.model, rest.model)
+    assert whole.history[-1]["lr"] == rest.history[-1]["lr"]
+
+
+def test_a_callback_resumes_with_the_checkpoint(net: nn.Module, digits: Splits, tmp_path: Path) -> None:
+    recipe = Recipe(epochs=2, batch_size=64, lr=0.1, precision="fp32", limit=256)
+
+    class Stop(Callback):
+        def after_epoch(self, state: State, record: Mapping[str, Any]) -> None:
+            if record["epoch"] == 2:
+                raise KeyboardInterrupt
+
+    path = tmp_path / "training.pt"
+    with pytest.raises(KeyboardInterrupt):
+        fit(net, digits, recipe, device="cpu", checkpoint=path, callbacks=[Snapshots([1, 7]), Stop()])
+    again = Snapshots([1, 7])
+    fit(net, digits, recipe, device="cpu", checkpoint=path, callbacks=[again, Callback()])
+    assert sorted(again.taken) == [1, 7]

@@ -1,8 +1,9 @@
 """The training loop, recipes, losses and what is measured with labels."""
 
 from netwright.train.averaging import Average
+from netwright.train.callbacks import Callback, Snapshots, State
 from netwright.train.launch import Launcher
-from netwright.train.loop import Fitted, Progress, build_optimizer, fit
+from netwright.train.loop import fit
 from netwright.train.losses import (
     UNLABELLED,
     Distillation,
@@ -19,11 +20,13 @@ from netwright.train.recipe import Recipe
 from netwright.train.runtime import Runtime, evaluating, main_output, native_bf16, resolve_device
 from netwright.train.schedules import SCHEDULES, factor
 from netwright.train.scoring import Score, check_fits, evaluate, logits
+from netwright.train.training import Fitted, Progress, build_optimizer
 
 __all__ = [
     "SCHEDULES",
     "UNLABELLED",
     "Average",
+    "Callback",
     "Distillation",
     "Fitted",
     "Labels",
@@ -33,6 +36,8 @@ __all__ = [
     "Recipe",
     "Runtime",
     "Score",
+    "Snapshots",
+    "State",
     "Step",
     "Term",
     "build_optimizer",
