@@ -55,6 +55,27 @@ CALLS: list[tuple[Any, tuple[Any, ...]]] = [
     (aten._safe_softmax.default, (meta(2, 7, 6), -1)),
     (aten.addmm.default, (meta(5), meta(3, 4), meta(5, 4).t())),
     (aten.addmm.default, (meta(3, 5), meta(3, 4), meta(4, 5))),
+    *[
+        (aten.convolution.default, (x, w, b, stride, padding, dilation, False, [0] * len(stride), groups))
+        for x, w, b, stride, padding, dilation, groups in (
+            (meta(*IMAGE), meta(8, 6, 3, 3), meta(8), [1, 1], [1, 1], [1, 1], 1),
+            (meta(*IMAGE), meta(8, 6, 3, 2), None, [2, 3], [1, 0], [1, 1], 1),
+            (meta(*IMAGE), meta(6, 1, 3, 3), None, [1, 1], [2, 2], [2, 1], 6),
+            (meta(*IMAGE), meta(8, 2, 1, 1), None, [1, 1], [0, 0], [1, 1], 3),
+            (meta(2, 6, 1, 1), meta(8, 6, 1, 1), meta(8), [1, 1], [0, 0], [1, 1], 1),
+            (meta(2, 6, 9), meta(8, 6, 3), meta(8), [2], [1], [1], 1),
+            (meta(2, 6, 4, 5, 6), meta(8, 6, 3, 3, 3), None, [1, 2, 1], [1, 1, 1], [1, 1, 1], 1),
+            (LAST, meta(8, 6, 3, 3), meta(8), [1, 1], [1, 1], [1, 1], 1),
+        )
+    ],
+    (aten.add_.Tensor, (meta(*IMAGE), meta(*IMAGE))),
+    (aten.mul_.Tensor, (LAST, meta(6, 1, 1))),
+    (aten.mm.default, (meta(3, 4), meta(5, 4).t())),
+    (aten.bmm.default, (meta(2, 3, 4), meta(2, 5, 4).transpose(1, 2))),
+    (aten.cat.default, ([meta(*IMAGE), meta(2, 3, 5, 4)], 1)),
+    (aten.cat.default, ([meta(2, 7), meta(2, 7), meta(2, 1)], -1)),
+    (aten._unsafe_view.default, (meta(2, 6, 5), [12, 5])),
+    (aten._unsafe_view.default, (meta(2, 6, 5), [4, -1])),
     (aten.mean.dim, (meta(*IMAGE), [2, 3])),
     (aten.mean.dim, (meta(*IMAGE), [-1], True)),
     (aten.mean.dim, (LAST, [2, 3], True)),
@@ -114,4 +135,27 @@ def test_operands_that_do_not_fit_are_left_to_the_operator() -> None:
     assert KERNELS[aten.addmm.default](meta(5), meta(3, 4), meta(3, 5)) is None
     assert KERNELS[aten.add.Tensor](meta(2, 3), meta(2, 4)) is None
     assert KERNELS[aten.native_layer_norm.default](meta(2, 3), [4], None, None, 1e-5) is None
+    assert KERNELS[aten.mm.default](meta(2, 3), meta(4, 5)) is None
+    assert KERNELS[aten.bmm.default](meta(2, 3, 4), meta(3, 4, 5)) is None
+    assert KERNELS[aten.cat.default]([meta(2, 3), meta(3, 3)], 1) is None
+    assert KERNELS[aten._unsafe_view.default](meta(2, 3), [5]) is None
+    assert KERNELS[aten.add_.Tensor](meta(2, 1), meta(2, 4)) is None
+    geometry = ([1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+    assert KERNELS[aten.convolution.default](meta(*IMAGE), meta(8, 5, 1, 1), None, *geometry) is None
+    assert KERNELS[aten.convolution.default](meta(*IMAGE), meta(8, 6, 7, 1), None, *geometry) is None
+    assert KERNELS[aten.convolution.default](meta(*IMAGE), meta(8, 6, 1, 1), meta(7), *geometry) is None
     assert KERNELS[aten.native_batch_norm.default](meta(*IMAGE), *[meta(5)] * 4, False, 0.1, 1e-5) is None
+
+
+def test_factories_on_the_meta_device_are_quick() -> None:
+    made = KERNELS[aten.empty.memory_format]([2, 3], dtype=torch.float64, device=torch.device("meta"))
+    assert made.is_meta and made.shape == (2, 3) and made.dtype == torch.float64
+    assert KERNELS[aten.empty.memory_format]([2, 3], device=torch.device("cpu")) is None
+    assert KERNELS[aten.empty.memory_format]([2, 3]) is None
+
+
+def test_what_has_values_is_left_to_the_operator() -> None:
+    x = torch.tensor([1.0, 4.0])
+    assert KERNELS[aten.sqrt.default](x) is None
+    assert KERNELS[aten.mul.Tensor](x, x) is None
+    assert KERNELS[aten.cat.default]([x, x]) is None
