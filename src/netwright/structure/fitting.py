@@ -17,7 +17,7 @@ from netwright.structure.attributes import Attributes, Choices
 from netwright.structure.layout import arrange
 from netwright.structure.proof import Mismatch, changed_factors, progress, prove
 from netwright.structure.record import Recording, try_record
-from netwright.structure.scales import Scales, UnfoldableError, fold
+from netwright.structure.scales import Scales, UnfoldableError, fold, in_both
 
 if TYPE_CHECKING:
     from netwright.structure.surgery import Change
@@ -139,10 +139,12 @@ def fit(
         factors = changed_factors(run, again)
         try:
             found = fold(net, run, factors)
+            scales = found if run is net.runs[0] else in_both(scales, found, net.recording)
         except UnfoldableError as reason:
+            if not factors:
+                return Mismatch(str(reason), "", "", _WHOLE)
             first = factors[0]
             return Mismatch(f"{first.what}, and {reason}", first.dense.op, first.dense.module, _WHOLE)
-        scales = scales or found  # a recording in training mode has the same ones again
     return Fitted(choices.attributes(), trials.change, scales)
 
 

@@ -2,9 +2,11 @@
 
 `1 / sqrt(head_dim)` becomes another number when heads are narrowed, and the small network would be another
 function. The number is left as the code computes it, and the rows of the parameters that made what it
-multiplies take the quotient instead: `(r W x) s' = (W x) s` with `r = s / s'`. That is right only if all that
-comes of those rows passes the number exactly once, which is verified operator by operator; where it does not
-(SAM's decomposed positions see the query without the factor), the surgery is refused.
+multiplies take the quotient instead: `(r W x) s' = (W x) s` with `r = s / s'`. Where the rows come in as a
+product with themselves, as in the correlation of two images' features, they take its root:
+`(r**(1/2) W x) · (r**(1/2) W y) s' = (W x) · (W y) s`. That is right only if all that comes of those rows
+passes the number exactly once and with one degree, which is verified operator by operator (`degrees`); where
+it does not (SAM's decomposed positions see the query without the factor), the surgery is refused.
 """
 
 from __future__ import annotations
@@ -16,26 +18,19 @@ import torch
 from torch import Tensor
 
 from netwright.structure.cost import CONVOLUTIONS, PRODUCTS, VIEWS
+from netwright.structure.degrees import MOVES, NORMS, Degrees, UnevenError, UnfoldableError
 from netwright.structure.labels import Traced
 from netwright.structure.layers import varying
 from netwright.structure.proof import Factor
-from netwright.structure.record import Node
+from netwright.structure.record import Node, Recording, Ref
 
 if TYPE_CHECKING:
     from netwright.structure.tracing import Structure
 
 #: Parameter -> {dimension: (size,) factors in the dense network's order, float64}.
 Scales = dict[str, dict[int, Tensor]]
-
-_MOVES = VIEWS | frozenset(
-    "clone _to_copy copy roll flip cat stack constant_pad_nd repeat index index_select alias im2col unfold"
-    " native_dropout reflection_pad2d replication_pad2d".split()
-)
-_NORMS = frozenset(("native_layer_norm", "_fused_rms_norm", "native_batch_norm", "native_group_norm"))
-
-
-class UnfoldableError(Exception):
-    """What a changed number multiplies cannot be put right in the weights."""
+#: Parameter -> {dimension: (size,) bool, which of its indices take the factor}.
+_Rows = dict[str, dict[int, Tensor]]
 
 
 def fold(net: Structure, run: Traced, factors: Iterable[Factor]) -> Scales:
@@ -57,36 +52,106 @@ def fold(net: Structure, run: Traced, factors: Iterable[Factor]) -> Scales:
         groups.setdefault(ratio if factor.dense.op == "mul" else 1 / ratio, []).append(factor.dense)
     out: Scales = {}
     for ratio, nodes in groups.items():
-        for name, dims in _Fold(net, run, ratio, nodes).run().items():
-            for dim, scale in dims.items():
-                known = out.setdefault(name, {})
-                known[dim] = known[dim] * scale if dim in known else scale
+        for rows, degree in _rows(net, run, nodes):
+            root = _root(ratio, degree)
+            found = {
+                name: {dim: torch.where(mask, root, torch.ones((), dtype=torch.float64))}
+                for name, dims in rows.items()
+                for dim, mask in dims.items()
+            }
+            out = multiply_scales(found, out)
     return out
 
 
-class _Fold:
-    """One number: back from where it multiplies to the parameters, and forward to see who else reads."""
+def _root(ratio: float, degree: int) -> float:
+    """What the rows take, so that a product of `degree` of them takes the ratio."""
+    if degree == 1:
+        return ratio
+    if ratio <= 0:
+        raise UnfoldableError(f"{ratio:.6g} has no root of degree {degree}")
+    return float(ratio ** (1 / degree))
 
-    def __init__(self, net: Structure, run: Traced, ratio: float, nodes: list[Node]) -> None:
-        self.net, self.run_, self.ratio = net, run, ratio
+
+def _rows(net: Structure, run: Traced, nodes: list[Node]) -> list[tuple[_Rows, int]]:
+    """Rows of parameters that take a factor, and the degree with which one number multiplies them.
+
+    Numbers of one value may multiply products of different degrees; those with no parameter in common are
+    then looked at one by one.
+    """
+    ends = {id(node): _operand(run.recording, node) for node in nodes}
+    every = _Sources(net, run, nodes, ends).rows
+    try:
+        return [(every, Degrees(run.recording, _degrees(run.recording, every), ends).walk())]
+    except UnevenError:
+        parts: list[tuple[list[Node], set[str]]] = []
+        for node in nodes:
+            mine, names = [node], set(_Sources(net, run, [node], ends).rows)
+            for other in [p for p in parts if not names.isdisjoint(p[1])]:
+                mine, names = other[0] + mine, names | other[1]
+                parts.remove(other)
+            parts.append((mine, names))
+        if len(parts) == 1:
+            raise
+        return [found for mine, _ in parts for found in _rows(net, run, mine)]
+
+
+def _operand(recording: Recording, node: Node) -> int:
+    """What a number multiplies."""
+    tensors = [a.id for a in node.args[:2] if isinstance(a, Ref)]
+    varied = [n for n in tensors if n not in recording.constants]
+    if len(varied) == 2 or not varied or (node.op != "mul" and varied != tensors[:1]):
+        raise UnfoldableError(f"operator {node.op} takes the number otherwise than as a factor")
+    return varied[0]
+
+
+def _degrees(recording: Recording, rows: _Rows) -> dict[int, Tensor]:
+    """Degrees of the parameters themselves, by tensor number."""
+    found: dict[int, Tensor] = {}
+    for name, dims in rows.items():
+        number = recording.parameters[name]
+        rank = len(recording.shapes[number])
+        for dim, mask in dims.items():
+            mine = mask.to(torch.float64).reshape([-1 if d == dim else 1 for d in range(rank)])
+            found[number] = found[number] + mine if number in found else mine
+    return found
+
+
+def in_both(first: Scales, second: Scales, recording: Recording) -> Scales:
+    """The scales of a network of which two passes were recorded.
+
+    Args:
+        first: What `fold` found in the first pass.
+        second: What it found in the second one.
+        recording: The first pass.
+
+    Raises:
+        UnfoldableError: if a parameter that the first pass reads would be scaled otherwise in the second.
+    """
+    used = recording.used()
+    for name in first.keys() | {n for n in second if recording.parameters[n] in used}:
+        one, other = first.get(name, {}), second.get(name, {})
+        if one.keys() != other.keys() or not all(torch.equal(one[d], other[d]) for d in one):
+            raise UnfoldableError(f"in training mode {name} is met by other numbers")
+    return second
+
+
+class _Sources:
+    """From where a number multiplies back to the rows of parameters that made what it multiplies."""
+
+    def __init__(self, net: Structure, run: Traced, nodes: list[Node], ends: Mapping[int, int]) -> None:
+        self.net, self.run_ = net, run
         self.nodes = run.recording.nodes
         self.names = {number: name for name, number in reversed(run.recording.parameters.items())}
-        self.ends = {id(node) for node in nodes}
-        self.position = {id(node): i for i, node in enumerate(self.nodes)}
         self.made: dict[int, list[int]] = {}
         for i, node in enumerate(self.nodes):
             for number in node.outputs:
                 self.made.setdefault(number, []).append(i)
-        self.scales: Scales = {}
-        self.units: set[int] = set()
-        self.starts: dict[int, None] = {}
-        self._rows: dict[int, Tensor] = {}  # node of a contraction -> the scales of its outputs
-
-    def run(self) -> Scales:
-        for node in [n for n in self.nodes if id(n) in self.ends]:
-            self._back(node.inputs[0], self.position[id(node)], self._units(node.inputs[0]))
-        self._forward()
-        return self.scales
+        self.rows: _Rows = {}
+        self._seen: dict[int, Tensor] = {}  # node of a contraction -> which of its outputs take the factor
+        chosen = {id(node) for node in nodes}
+        for i, node in enumerate(self.nodes):
+            if id(node) in chosen:
+                self._back(ends[id(node)], i, self._units(ends[id(node)]))
 
     def _units(self, number: int) -> set[int]:
         return {u for layer in self.run_.table[number] for u in layer.reshape(-1).tolist() if u}
@@ -106,11 +171,8 @@ class _Fold:
         elif node.op in PRODUCTS:
             left = node.inputs[-2]
             self._back(left, at, self._units(left))
-        elif node.op in _NORMS and len(node.inputs) > 1:
-            for extra in node.inputs[1:3]:
-                size = self.run_.recording.shapes[extra]
-                self._scale(extra, at, torch.full(size, self.ratio, dtype=torch.float64))
-            self.starts[at] = None
+        elif node.op in NORMS:
+            self._norm(node, at)
         elif node.op in ("cat", "stack"):
             for one in dict.fromkeys(node.inputs):
                 self._back(one, at, units)
@@ -118,10 +180,17 @@ class _Fold:
             self._sum(node, at, units)
         elif node.op in ("mul", "div"):
             self._back(self._labelled(node), at, units)
-        elif node.op in _MOVES or node.op == "neg":
+        elif node.op in MOVES or node.op == "neg":
             self._back(node.inputs[0], at, units)
         else:
             raise UnfoldableError(f"operator {node.op} lies between it and the weights")
+
+    def _norm(self, node: Node, at: int) -> None:
+        affine = [node.args[i] for i in NORMS[node.op] if i < len(node.args) and node.args[i] is not None]
+        if not affine:
+            raise UnfoldableError(f"operator {node.op} has no weight")
+        for ref in affine:
+            self._scale(ref.id, at, torch.ones(self.run_.recording.shapes[ref.id], dtype=torch.bool))
 
     def _labelled(self, node: Node) -> int:
         """The operand of a product that leads to weights."""
@@ -139,18 +208,18 @@ class _Fold:
             shape = self.run_.recording.shapes[number]
             if len(shape) != 1:
                 raise UnfoldableError("a table is added to it")
-            whole = torch.full(shape, self.ratio, dtype=torch.float64)
+            whole = torch.ones(shape, dtype=torch.bool)
             rows = self._made_rows(next(n for n in node.inputs if n not in parameters), at, shape[0])
             self._scale(number, at, rows if rows is not None and rows.shape == shape else whole)
             if rows is None and not self._units(number) <= units:
                 raise UnfoldableError("only a part of a bias belongs to it")
 
     def _made_rows(self, number: int, before: int, size: int) -> Tensor | None:
-        """The scales of a contraction's outputs, seen through views that leave the last dimension alone."""
+        """Which outputs of a contraction are scaled, seen through views that leave the last dimension."""
         while self.run_.recording.shapes[number][-1:] == (size,):
             at = self._producer(number, before)
-            if at in self._rows:
-                return self._rows[at]
+            if at in self._seen:
+                return self._seen[at]
             if self.nodes[at].op not in ("view", "_unsafe_view", "reshape", "clone", "alias"):
                 return None
             number, before = self.nodes[at].inputs[0], at
@@ -187,111 +256,39 @@ class _Fold:
         layer = self.net.labels.parameters.get(name, {}).get(dim)
         if layer is None or len(varying(layer)) != 1:
             raise UnfoldableError(f"the outputs of {name} have no units")
-        mine = torch.tensor([u in units for u in layer.reshape(-1).tolist()])
-        if not bool(mine.any()):
+        rows = torch.tensor([u in units for u in layer.reshape(-1).tolist()])
+        if not bool(rows.any()):
             raise UnfoldableError(f"what {name} makes of it is mixed with something else")
-        rows = torch.ones(len(mine), dtype=torch.float64).masked_fill_(mine, self.ratio)
         self._put(name, dim, rows)
         if bias is not None:
             self._scale(bias, at, rows)
-        self._rows[at] = rows
-        self.units |= set(layer.reshape(-1)[mine].tolist())
-        self.starts[at] = None
+        self._seen[at] = rows
 
-    def _scale(self, number: int, before: int, scale: Tensor) -> None:
+    def _scale(self, number: int, before: int, rows: Tensor) -> None:
         """Scale a parameter, or the parameters that a computed bias consists of."""
         if number in self.names:
             shape = self.run_.recording.shapes[number]
-            if len(shape) != scale.dim() or len(shape) != 1:
-                if not bool((scale == scale.reshape(-1)[0]).all()):
+            if len(shape) != rows.dim() or len(shape) != 1:
+                if not bool((rows == rows.reshape(-1)[0]).all()):
                     raise UnfoldableError(f"{self.names[number]} has another shape than its weight")
-                scale = scale.reshape(-1)[:1].expand(shape[0])
-            self._put(self.names[number], 0, scale)
+                rows = rows.reshape(-1)[:1].expand(shape[0])
+            self._put(self.names[number], 0, rows)
             return
         node = self.nodes[self._producer(number, before)]
         if node.op == "cat":
             parts = [self.run_.recording.shapes[n][0] for n in node.inputs]
-            for one, part in zip(node.inputs, scale.split(parts), strict=True):
-                if bool((part != 1).any()) and one not in self.run_.uniform:
+            for one, part in zip(node.inputs, rows.split(parts), strict=True):
+                if bool(part.any()) and one not in self.run_.uniform:
                     self._scale(one, before, part)
-        elif node.op in _MOVES and len(node.inputs) == 1:
-            self._scale(node.inputs[0], before, scale)
+        elif node.op in MOVES and len(node.inputs) == 1:
+            self._scale(node.inputs[0], before, rows)
         else:
             raise UnfoldableError(f"the bias is computed by {node.op}")
 
-    def _put(self, name: str, dim: int, scale: Tensor) -> None:
-        known = self.scales.setdefault(name, {}).get(dim)
-        if known is not None and not torch.equal(known, scale):
-            both = torch.where(known == 1, scale, known)  # other rows of a packed weight
-            if bool(((known != 1) & (scale != 1) & (known != scale)).any()):
-                raise UnfoldableError(f"two numbers meet {name}")
-            scale = both
-        self.scales[name][dim] = scale
-
-    def _forward(self) -> None:
-        """Follow what was scaled: everything must pass the number once, and nothing else may see it.
-
-        Raises:
-            UnfoldableError: at the first operator where that fails.
-        """
-        tainted: set[int] = set()
-        whole: set[int] = set()  # scaled in all elements
-        met: set[int] = set()
-        for at, node in enumerate(self.nodes):
-            if at in self.starts:
-                tainted.add(node.outputs[0])
-                if node.op in _NORMS:
-                    whole.add(node.outputs[0])
-                continue
-            hit = [n for n in dict.fromkeys(node.inputs) if n in tainted]
-            if id(node) in self.ends:
-                if node.inputs[0] not in tainted:
-                    raise UnfoldableError("what it multiplies comes another way too")
-                met.add(id(node))
-                tainted.discard(node.outputs[0])
-                continue
-            if not hit:
-                tainted.difference_update(node.outputs[:1])
-                continue
-            self._pass(node, hit, tainted, whole)
-        if met != self.ends or tainted & set(self.run_.recording.outputs):
-            raise UnfoldableError("what it multiplies is seen without it")
-
-    def _pass(self, node: Node, hit: list[int], tainted: set[int], whole: set[int]) -> None:
-        op = node.op
-        others = [n for n in node.inputs if n not in tainted]
-        everything = all(n in whole for n in hit)
-        if op in PRODUCTS:
-            if len(hit) != 1 or hit[0] in others:
-                raise UnfoldableError("two scaled tensors are multiplied")
-            everything = True
-            if hit[0] not in whole and not self._units(hit[0]) & self.units:
-                return
-            if hit[0] not in whole and not self._all(hit[0]):
-                raise UnfoldableError(f"{op} sums scaled and other elements")
-        elif op in ("add", "sub"):
-            strange = [n for n in others if not self._scaled_parameter(n)]
-            if strange:
-                raise UnfoldableError("something else is added to it before the number")
-        elif op in ("mul", "div"):
-            if len(hit) != 1 or (op == "div" and node.inputs[0] not in hit):
-                raise UnfoldableError("two scaled tensors are multiplied")
-        elif op not in _MOVES and op != "neg":
-            if not any(self._units(n) & self.units for n in hit if n not in whole) and not everything:
-                return
-            raise UnfoldableError(f"operator {op} sees it without the number")
-        for number in node.outputs:
-            if number >= 0 and (everything or self._units(number) & self.units):
-                tainted.add(number)
-                if everything:
-                    whole.add(number)
-
-    def _all(self, number: int) -> bool:
-        return any(set(layer.reshape(-1).tolist()) <= self.units for layer in self.run_.table[number])
-
-    def _scaled_parameter(self, number: int) -> bool:
-        name = self.names.get(number)
-        return name is not None and name in self.scales
+    def _put(self, name: str, dim: int, rows: Tensor) -> None:
+        """Note rows of a parameter, beside other rows of a packed one."""
+        known = self.rows.setdefault(name, {})
+        known[dim] = known[dim] | rows if dim in known else rows
 
 
 def fit_scales(scales: Scales, kept: dict[str, dict[int, Tensor]]) -> Scales:
