@@ -2,7 +2,7 @@
 
 from netwright import data, metrics, models, train
 from netwright.errors import NetwrightError
-from netwright.pruning import Pruned, load, prune, prune_onnx
+from netwright.pruning import MaskState, Pruned, Sparse, Sparsity, load, prune, prune_onnx, sparsify
 from netwright.pruning import save_pruned as save
 from netwright.quantization import export_onnx as export
 from netwright.quantization import quantize_onnx as quantize
@@ -17,9 +17,12 @@ __all__ = [
     "Front",
     "IndexMap",
     "Inputs",
+    "MaskState",
     "NetwrightError",
     "OnnxNetwork",
     "Pruned",
+    "Sparse",
+    "Sparsity",
     "Structure",
     "__version__",
     "data",
@@ -35,6 +38,7 @@ __all__ = [
     "read_onnx",
     "save",
     "shape",
+    "sparsify",
     "trace",
     "train",
     "widen",

@@ -25,7 +25,8 @@ from netwright.pruning.densities import (
     synflow_scores,
     water_fill,
 )
-from netwright.pruning.weight_masks import bake, densities_of, mask, shuffled, top_masks
+from netwright.pruning.mask_state import MaskState, bake
+from netwright.pruning.selection import densities_of, shuffled, top_masks
 from netwright.structure import trace
 
 
@@ -34,6 +35,13 @@ def perceptron(*sizes, bias=False):
     for inputs, outputs in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, outputs, bias=bias), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def mask(model, masks):
+    """A copy with soft masks."""
+    twin = copy.deepcopy(model)
+    MaskState(twin, masks, soft=True)
+    return twin
 
 
 def plain(width=8, depth=6):

@@ -20,7 +20,8 @@ from netwright.papers.run import Cell, Run
 from netwright.pruning import crop as cropping
 from netwright.pruning.densities import synflow_masks
 from netwright.pruning.initialisation import reinitialise_
-from netwright.pruning.weight_masks import densities_of, mask, shuffled
+from netwright.pruning.mask_state import MaskState
+from netwright.pruning.selection import densities_of, shuffled
 from netwright.structure import Structure, trace
 from netwright.train import Recipe, Runtime, build_optimizer, cross_entropy, evaluate, fit, resolve_device
 
@@ -66,7 +67,9 @@ def build(
     found: dict[str, nn.Module] = {}
     for name in names:
         if name in (MASKS, SHUFFLED):
-            found[name] = mask(model, masks if name == MASKS else shuffled(masks, seed))
+            # In the forward pass, so that whatever trains the network needs to know nothing of them.
+            found[name] = copy.deepcopy(model)
+            MaskState(found[name], masks if name == MASKS else shuffled(masks, seed), soft=True)
             continue
         if name == SYNFLOW:
             counts = cropping.count_densities(net, model, densities_of(masks), budget)
@@ -80,8 +83,9 @@ def build(
 
 def nonzero(model: nn.Module) -> int:
     """Parameters that are not masked."""
-    masks = [buffer for name, buffer in model.named_buffers() if name.endswith(".mask")]
-    return sum(p.numel() for p in model.parameters()) - sum(int((m == 0).sum()) for m in masks)
+    state = MaskState.of(model)
+    masks = state.masks.values() if state else ()
+    return sum(p.numel() for p in model.parameters()) - sum(int((~m).sum()) for m in masks)
 
 
 def _score(run: Run, model: nn.Module, data: Splits, recipe: Recipe) -> float:

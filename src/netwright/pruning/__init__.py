@@ -1,9 +1,12 @@
-"""Removal of channels, heads and features under a budget: importances, allocations, repairs, `prune`."""
+"""Pruning: importance x granularity x allocation x schedule; `prune` removes structure, `sparsify` masks."""
 
 from netwright.pruning import magnitude, obs, taylor  # noqa: F401 - they register their importances
 from netwright.pruning.allocation import list_allocations, register_allocation, select
 from netwright.pruning.channels import prune
+from netwright.pruning.choosing import choose, prunable_weights
+from netwright.pruning.elements import Context, ElementImportance, movement, register_elements
 from netwright.pruning.examples import Examples
+from netwright.pruning.granularity import NM, Block, Granularity, Slices
 from netwright.pruning.importance import (
     Importance,
     list_importances,
@@ -11,27 +14,58 @@ from netwright.pruning.importance import (
     register_importance,
     score,
 )
+from netwright.pruning.layerwise import (
+    Layers,
+    from_scores,
+    layer_counts,
+    list_layer_allocations,
+    register_layer_allocation,
+)
+from netwright.pruning.mask_state import MaskState, bake
 from netwright.pruning.onnx_files import prune_onnx
 from netwright.pruning.repair import list_repairs
 from netwright.pruning.result import Pruned
 from netwright.pruning.saving import load, save_pruned
+from netwright.pruning.sparse_result import Sparse
+from netwright.pruning.sparsify import sparsify
+from netwright.pruning.sparsity import Sparsity
 from netwright.pruning.statistics import recalibrate_
 
 __all__ = [
+    "NM",
+    "Block",
+    "Context",
+    "ElementImportance",
     "Examples",
+    "Granularity",
     "Importance",
+    "Layers",
+    "MaskState",
     "Pruned",
+    "Slices",
+    "Sparse",
+    "Sparsity",
+    "bake",
+    "choose",
+    "from_scores",
+    "layer_counts",
     "list_allocations",
     "list_importances",
+    "list_layer_allocations",
     "list_repairs",
     "load",
+    "movement",
     "normalise",
+    "prunable_weights",
     "prune",
     "prune_onnx",
     "recalibrate_",
     "register_allocation",
+    "register_elements",
     "register_importance",
+    "register_layer_allocation",
     "save_pruned",
     "score",
     "select",
+    "sparsify",
 ]

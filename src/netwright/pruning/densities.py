@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from netwright.errors import BudgetError, ModelError
-from netwright.pruning.weight_masks import Masks, densities_of, top_masks
+from netwright.pruning.selection import Masks, densities_of, top_masks
 from netwright.structure import Budget, Inputs, Structure
 
 Floats = NDArray[np.float64]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class _Entry:
 
 
 _REGISTRY: dict[str, _Entry] = {}
+#: Name -> `elements.ElementImportance`, for those that score single weights as well.
+_ELEMENTS: dict[str, Any] = {}
 
 
 def register_importance(name: str, *, needs: Needs = "nothing") -> Callable[[Importance], Importance]:
@@ -42,8 +44,7 @@ def register_importance(name: str, *, needs: Needs = "nothing") -> Callable[[Imp
     Raises:
         UsageError: if the name is taken or is not kebab-case.
     """
-    if name != name.lower() or not name.replace("-", "").isalnum():
-        raise UsageError(f"{name!r} is not a kebab-case name", 'for instance "my-score"')
+    _check_name(name)
 
     def enter(function: Importance) -> Importance:
         if name in _REGISTRY:
@@ -54,9 +55,46 @@ def register_importance(name: str, *, needs: Needs = "nothing") -> Callable[[Imp
     return enter
 
 
-def list_importances() -> list[str]:
-    """Names of all importances, in alphabetical order."""
-    return sorted(_REGISTRY)
+def enter_elements(name: str, importance: Any) -> None:
+    """Enter an importance of single weights (see `elements.register_elements`)."""
+    _check_name(name)
+    if name in _ELEMENTS:
+        raise UsageError(f"there is an importance {name!r} already", "choose another name")
+    _ELEMENTS[name] = importance
+
+
+def _check_name(name: str) -> None:
+    if name != name.lower() or not name.replace("-", "").isalnum():
+        raise UsageError(f"{name!r} is not a kebab-case name", 'for instance "my-score"')
+
+
+def list_importances(kind: Literal["channel", "weight"] = "channel") -> list[str]:
+    """Names of all importances of whole channels, or of single weights, in alphabetical order."""
+    return sorted({*_REGISTRY, *_ELEMENTS} if kind == "channel" else _ELEMENTS)
+
+
+def find_elements(importance: Any) -> Any:
+    """Look an importance of single weights up; an object is returned as it is.
+
+    Raises:
+        UsageError: if there is none of that name, or it scores whole channels only.
+    """
+    if not isinstance(importance, str):
+        if hasattr(importance, "function") and hasattr(importance, "needs"):
+            return importance
+        raise UsageError(
+            f"an importance of type {type(importance).__name__} scores no single weights",
+            "give a name, or an ElementImportance",
+        )
+    if importance in _ELEMENTS:
+        return _ELEMENTS[importance]
+    names = ", ".join(list_importances("weight"))
+    if importance in _REGISTRY:
+        raise UsageError(
+            f"importance {importance!r} scores whole channels, not single weights",
+            f'take granularity="channel", or one of {names}',
+        )
+    raise UsageError(f"there is no importance {importance!r}", f"choose from {names}")
 
 
 def find_importance(importance: str | Importance) -> tuple[Importance, Needs]:
@@ -76,6 +114,8 @@ def find_importance(importance: str | Importance) -> tuple[Importance, Needs]:
             )
         return importance, "nothing"
     entry = _REGISTRY.get(importance)
+    if entry is None and importance in _ELEMENTS:
+        return _ELEMENTS[importance], _ELEMENTS[importance].needs
     if entry is None:
         raise UsageError(
             f"there is no importance {importance!r}", f"choose from {', '.join(list_importances())}"

@@ -39,6 +39,9 @@ class State:
 class Callback:
     """Something that acts inside a training; every method may be left out."""
 
+    def prepare(self, model: nn.Module) -> None:
+        """Before the optimiser is made and a checkpoint is loaded: buffers may be added to the network."""
+
     def begin(self, state: State) -> None:
         """Before the first step, and after a checkpoint was loaded."""
 

@@ -118,6 +118,8 @@ class Training:
         recipe, self.recipe = job.recipe, job.recipe
         self.launcher, self.job, self.progress = launcher, job, progress
         self.model = copy.deepcopy(job.model)
+        for callback in job.callbacks:
+            callback.prepare(self.model)
         self.runtime = self._choose_runtime()
         self.requires_grad = {name: p.requires_grad for name, p in self.model.named_parameters()}
         if job.trainable is not None:

@@ -1,0 +1,144 @@
+"""From importance, granularity and allocation to masks: the one place where the three meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netwright.errors import UsageError
+from netwright.pruning.elements import Context, scores_of
+from netwright.pruning.granularity import NM, WEIGHT, Granularity, find_granularity, keep_units
+from netwright.pruning.importance import find_elements
+from netwright.pruning.layerwise import LayerAllocation, Layers, find_layer_allocation, layer_counts
+from netwright.pruning.selection import Masks
+
+Allocations = str | Mapping[str, float] | LayerAllocation
+#: What the parts of a recurrent network's weights are called.
+_PARTS = {"i2h": "weight_ih", "h2h": "weight_hh"}
+
+
+def prunable_weights(
+    model: nn.Module, *, select: str | Sequence[str] | None = None, exclude: Iterable[str] = ()
+) -> list[str]:
+    """Names of the weights that are pruned: those of linear maps, convolutions, attention and recurrence.
+
+    Biases, normalisations, embeddings and tables are not.
+
+    Args:
+        model: The network.
+        select: Only these: patterns or beginnings of names; "i2h" and "h2h" are the input and the recurrent
+            weights of recurrent layers.
+        exclude: Patterns or beginnings of names that are left alone.
+
+    Returns:
+        Names as in ``model.named_parameters()``, in order of definition; a shared weight is there once.
+
+    Raises:
+        UsageError: if nothing is left.
+    """
+    found = []
+    for name, parameter in model.named_parameters():
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if isinstance(module, nn.utils.parametrize.ParametrizationList):
+            if leaf in ("original0",) or parameter.dim() < 2:
+                continue
+            found.append(name)
+            continue
+        known = leaf == "weight" or leaf.startswith("weight_") or leaf.endswith("_weight")
+        normalises = "Norm" in type(module).__name__ or isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+        if known and parameter.dim() >= 2 and not normalises and parameter.is_floating_point():
+            found.append(name)
+    wanted = [select] if isinstance(select, str) else select
+    if wanted is not None:
+        found = [n for n in found if any(_matches(n, p) for p in wanted)]
+    patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+    found = [n for n in found if not any(_matches(n, p) for p in patterns)]
+    if not found:
+        raise UsageError("no weight of the network is left to prune", "look at select= and exclude=")
+    return found
+
+
+def _matches(name: str, pattern: str) -> bool:
+    if pattern in _PARTS:
+        return name.rpartition(".")[2].startswith(_PARTS[pattern])
+    return fnmatchcase(name, pattern) or name.startswith(pattern + ".")
+
+
+def check_together(importance: Any, granularity: str | Granularity, allocation: Allocations) -> None:
+    """Refuse what makes no sense together.
+
+    Raises:
+        UsageError: with the reason.
+    """
+    find_elements(importance)
+    find_layer_allocation(allocation)
+    pattern = find_granularity(granularity)
+    if isinstance(pattern, NM) and allocation not in ("global", "uniform"):
+        raise UsageError(
+            f"{pattern.name} keeps {pattern.n} of every {pattern.m} in every layer, whatever the allocation",
+            "leave allocation out",
+        )
+
+
+def choose(
+    model: nn.Module,
+    names: Sequence[str],
+    keep: float,
+    *,
+    importance: Any = "magnitude",
+    granularity: str | Granularity = WEIGHT,
+    allocation: Allocations = "global",
+    context: Context | None = None,
+    eligible: Mapping[str, Tensor] | None = None,
+) -> Masks:
+    """Choose what stays.
+
+    Args:
+        model: The network; it is not changed.
+        names: Weights, as of `prunable_weights`.
+        keep: Share of all of them that stays.
+        importance: A name or an `ElementImportance`.
+        granularity: A name or an object.
+        allocation: A name, a function or the share of every layer.
+        context: Data, seed and more for the importance.
+        eligible: Weight -> mask of what may stay at all: everything where None.
+
+    Returns:
+        Weight -> mask; single weights together exactly ``round(keep * weights)``.
+
+    Raises:
+        UsageError: if the parts do not fit together, or the importance lacks what it needs.
+    """
+    check_together(importance, granularity, allocation)
+    chosen, pattern = find_elements(importance), find_granularity(granularity)
+    context = context or Context(keep=keep)
+    if chosen.needs != "nothing" and not context.examples:
+        what = "labelled examples" if chosen.needs == "labels" else "some examples"
+        raise UsageError(f"importance {chosen.name!r} looks at data", f"give data= {what}")
+    scores = scores_of(chosen, model, names, context)
+    if eligible is not None:
+        scores = {n: torch.where(eligible[n], s, -torch.inf) for n, s in scores.items()}
+    if isinstance(pattern, NM):
+        return {
+            n: pattern.mask(s) if pattern.fits(s) else torch.ones_like(s, dtype=torch.bool)
+            for n, s in scores.items()
+        }
+    units = {n: pattern.pool(s) for n, s in scores.items()}
+    layers = Layers(
+        {n: scores[n].shape for n in names}, {n: pattern.spread(u, scores[n].shape) for n, u in units.items()}
+    )
+    counts = layer_counts(layers, keep, allocation)
+    if pattern == WEIGHT:
+        return {
+            n: keep_units(u, torch.ones_like(u, dtype=torch.long), counts[n]).reshape(scores[n].shape)
+            for n, u in units.items()
+        }
+    return {
+        n: pattern.spread(keep_units(u, pattern.sizes(scores[n]), counts[n]), scores[n].shape).clone()
+        for n, u in units.items()
+    }

@@ -1,0 +1,290 @@
+"""Sparsity while training: a callback that prunes, exchanges, shrinks and holds masks by a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netwright.errors import UsageError
+from netwright.pruning.choosing import Allocations, check_together, choose, prunable_weights
+from netwright.pruning.elements import Context
+from netwright.pruning.examples import Examples
+from netwright.pruning.granularity import NM, WEIGHT, Granularity, find_granularity
+from netwright.pruning.mask_state import MaskState
+from netwright.pruning.schedule import Event, Gradual, Growth, Schedule, find_schedule
+from netwright.pruning.selection import Masks, top_k
+from netwright.train import Callback, State
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one event did.
+
+    Attributes:
+        step: After how many steps.
+        keep: Share of the weights that stays since then.
+        pruned: Weights that were pruned.
+        grown: Weights that were grown.
+        explored: Share of the weights that have been active at any time (ITOP's rate).
+    """
+
+    step: int
+    keep: float
+    pruned: int
+    grown: int
+    explored: float
+
+
+class Sparsity(Callback):
+    """Train a network sparsely: for `netwright.train.fit`, or for a loop of one's own.
+
+    In a loop of one's own::
+
+        sparsity = Sparsity(keep=0.1, schedule="granet").attach(model, optimizer, steps)
+        for x, y in batches:
+            loss(model(x), y).backward()
+            optimizer.step()
+            sparsity.step()
+            optimizer.zero_grad()
+
+    Args:
+        keep: Share of the weights that stays in the end.
+        importance: What goes first: a name or an `ElementImportance`.
+        granularity: What goes as one piece: "weight", "row", "block:4x4", "2:4" ...
+        allocation: How the share is spread over the layers.
+        schedule: When; a name or an object of `netwright.pruning.schedule`.
+        select: Only these weights (see `prunable_weights`).
+        exclude: Weights that are left alone.
+        data: Examples for importances that look at some.
+        seed: Of what is drawn at random.
+
+    Attributes:
+        changes: What every event did.
+
+    Raises:
+        UsageError: if the parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        keep: float = 0.1,
+        *,
+        importance: Any = "magnitude",
+        granularity: str | Granularity = WEIGHT,
+        allocation: Allocations = "global",
+        schedule: str | Schedule = "cubic",
+        select: str | Sequence[str] | None = None,
+        exclude: Iterable[str] = (),
+        data: Any = None,
+        seed: int = 0,
+    ) -> None:
+        if not 0 < keep <= 1:
+            raise UsageError(f"a share of {keep:g} cannot stay", "give a share above 0, at most 1")
+        self.keep, self.importance, self.allocation = keep, importance, allocation
+        self.granularity, self.schedule = find_granularity(granularity), find_schedule(schedule)
+        check_together(importance, self.granularity, allocation)
+        if isinstance(self.granularity, NM) and isinstance(self.schedule, Gradual) and self.schedule.rate:
+            raise UsageError(
+                f"growing single weights would break the pattern {self.granularity.name}",
+                'take schedule="one-shot", "cubic" or "shrink"',
+            )
+        self.select, self.exclude, self.data, self.seed = select, tuple(exclude), data, seed
+        self.changes: list[Change] = []
+        self.names: list[str] = []
+        self._explored: Masks = {}
+        self._start: Masks = {}
+        self._state: State | None = None
+
+    # As a callback
+
+    def prepare(self, model: nn.Module) -> None:
+        """Give the network its masks, all ones where it has none yet."""
+        present = MaskState.of(model)
+        if present is not None:
+            self.names = list(present.masks)
+            return
+        self.names = prunable_weights(model, select=self.select, exclude=self.exclude)
+        parameters = dict(model.named_parameters())
+        ones = {n: torch.ones_like(parameters[n], dtype=torch.bool) for n in self.names}
+        MaskState(model, ones, soft=self.schedule.soft)
+
+    def begin(self, state: State) -> None:
+        """Take the masks over, and do what the schedule says before the first step."""
+        masks = self._masks(state)
+        if not self._explored:
+            self._explored = {n: m.clone() for n, m in masks.masks.items()}
+        if state.step == 0 and not self.changes:
+            self._act(state, masks)
+
+    def after_step(self, state: State) -> None:
+        """Hold the masks, then do what the schedule says."""
+        masks = self._masks(state)
+        masks.apply_(state.optimizer)
+        self._act(state, masks)
+        average = MaskState.of(state.average) if state.average is not None else None
+        if average is not None:
+            average.set_(masks.masks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What happened so far."""
+        return {"changes": [asdict(c) for c in self.changes], "explored": dict(self._explored)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it back."""
+        self.changes = [Change(**c) for c in state["changes"]]
+        self._explored = dict(state["explored"])
+
+    # In a loop of one's own
+
+    def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Sparsity:
+        """Begin; call `step` after every ``optimizer.step()`` then.
+
+        Args:
+            model: The network; it gets masks.
+            optimizer: Of its parameters.
+            steps: Optimiser steps of the whole training.
+        """
+        self._state = State(model, optimizer, steps, steps)
+        self.prepare(_plain(model))
+        self.begin(self._state)
+        return self
+
+    def step(self) -> None:
+        """After one step of the optimiser, before its gradients are cleared.
+
+        Raises:
+            UsageError: if `attach` was not called.
+        """
+        if self._state is None:
+            raise UsageError("there is nothing to prune yet", "call attach(model, optimizer, steps) first")
+        self._state.step += 1
+        self.after_step(self._state)
+
+    # What events do
+
+    def _masks(self, state: State) -> MaskState:
+        masks = MaskState.of(_plain(state.model))
+        if masks is None:
+            raise UsageError("the network lost its masks", "train the network that prepare() was called with")
+        return masks
+
+    def _act(self, state: State, masks: MaskState) -> None:
+        event = self.schedule.event(state.step, state.steps, self.keep)
+        if event is None:
+            return
+        model = _plain(state.model)
+        before = {n: m.clone() for n, m in masks.masks.items()}
+        if event.restore:
+            masks.set_({n: torch.ones_like(m) for n, m in before.items()})
+        if event.keep is not None:
+            chosen = self._choose(model, event, masks, before, state.step)
+            if event.shrink is not None:
+                _shrink(masks, chosen, event.shrink)
+                return
+            masks.set_(chosen)
+        if event.rate:
+            self._exchange(masks, event, state)
+        masks.broadcast_()
+        masks.apply_(state.optimizer)
+        self._record(state.step, before, masks)
+
+    def _choose(self, model: nn.Module, event: Event, masks: MaskState, before: Masks, step: int) -> Masks:
+        assert event.keep is not None
+        examples = self.data if isinstance(self.data, Examples) or self.data is None else None
+        if examples is None and self.data is not None:
+            raise UsageError("data= of a Sparsity are Examples", "write data=Examples(loader, example)")
+        context = Context(examples, before, self._start, event.keep, self.seed + step)
+        # A schedule that restores masks chooses among all weights, the others among what is left.
+        eligible = None if event.restore or event.shrink is not None else before
+        return choose(
+            model,
+            self.names,
+            event.keep,
+            importance=self.importance if event.importance is None else event.importance,
+            granularity=self.granularity,
+            allocation=self.allocation if event.allocation is None else event.allocation,
+            context=context,
+            eligible=eligible,
+        )
+
+    def _exchange(self, masks: MaskState, event: Event, state: State) -> None:
+        """Drop the smallest of each layer and grow as many where nothing was.
+
+        What was dropped may grow back: it is as good a candidate as any other zero.
+        """
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + state.step)
+        fresh: Masks = {}
+        for name, mask in masks.masks.items():
+            weight = masks.parameter(name)
+            kept = int(mask.sum())
+            free = mask.numel() - kept
+            moved = min(round(event.rate * kept), free, kept)
+            if not moved:
+                continue
+            stays = top_k(torch.where(mask, weight.detach().abs(), -torch.inf), kept - moved)
+            wanted = _growth(event.by, weight, state.optimizer, generator)
+            fresh[name] = stays | top_k(torch.where(stays, -torch.inf, wanted), moved)
+            with torch.no_grad():
+                # A grown weight begins at zero, and so does one that was dropped and grew back.
+                weight.mul_(stays)
+                _clear(state.optimizer, weight, stays)
+        masks.set_(fresh)
+
+    def _record(self, step: int, before: Masks, masks: MaskState) -> None:
+        now = masks.masks
+        pruned = sum(int((before[n] & ~now[n]).sum()) for n in now)
+        grown = sum(int((now[n] & ~before[n]).sum()) for n in now)
+        if step == 0:
+            self._explored = {n: m.clone() for n, m in now.items()}
+        for name, mask in now.items():
+            self._explored[name] = self._explored[name].to(mask.device) | mask
+        total = sum(m.numel() for m in now.values())
+        explored = sum(int(m.sum()) for m in self._explored.values()) / total
+        self.changes.append(Change(step, masks.density, pruned, grown, explored))
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """The network inside a DistributedDataParallel or a compiled module."""
+    for name in ("_orig_mod", "module"):
+        inner = model._modules.get(name)
+        wrapped = isinstance(model, nn.parallel.DistributedDataParallel) or name == "_orig_mod"
+        if wrapped and inner is not None:
+            return _plain(inner)
+    return model
+
+
+@torch.no_grad()
+def _shrink(masks: MaskState, chosen: Masks, alpha: float) -> None:
+    for name, stays in chosen.items():
+        weight = masks.parameter(name)
+        weight.copy_(torch.where(stays, weight, weight * alpha))
+
+
+def _growth(
+    by: Growth, weight: nn.Parameter, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> Tensor:
+    """How much each element is wanted, of the weight's shape."""
+    if by == "random":
+        return torch.rand(weight.shape, generator=generator).to(weight.device)
+    if by == "momentum":
+        slots = optimizer.state.get(weight, {})
+        slot = next((slots[k] for k in ("momentum_buffer", "exp_avg") if k in slots), None)
+        if slot is None:
+            raise UsageError("the optimiser has no momentum to grow by", 'grow by="gradient"')
+        return slot.abs()
+    if weight.grad is None:
+        raise UsageError(
+            "there is no gradient to grow by",
+            "call step() before the gradients are cleared, or grow at random",
+        )
+    return weight.grad.detach().abs()
+
+
+def _clear(optimizer: torch.optim.Optimizer, weight: nn.Parameter, stays: Tensor) -> None:
+    for slot in optimizer.state.get(weight, {}).values():
+        if isinstance(slot, Tensor) and slot.shape == stays.shape:
+            slot.mul_(stays)
