@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from netwright.errors import UsageError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -96,29 +98,39 @@ def reproduce(
     data: Path | None = typer.Option(
         None, "--data", help="Your copy of the paper's own data, at full scale."
     ),
+    everything: bool = typer.Option(
+        False, "--all", help="Also the further arms, whose evidence is a file of its own."
+    ),
     device: str = typer.Option("cpu", "--device", help="Where to compute: cpu, cuda, cuda:1 ..."),
     as_json: bool = typer.Option(False, "--json", help="Print the evidence as one JSON document."),
 ) -> None:
     """Measure a paper's claims and give the verdict they allow."""
     from rich.console import Console
 
-    from netwright.papers import Run, execute, load, save
+    from netwright.papers import FURTHER, Run, execute, load, save
 
     paper = load(slug)
     notes = Console(stderr=True, highlight=False)
-    run = Run(paper, quick=quick, seed=seed, data=data, out=out, device=device)
-    run.say = lambda line: notes.print(line, style="dim", markup=False)
-    execute(run)
+    if everything and not any(claim.scope == FURTHER for claim in paper.claims):
+        raise UsageError(f"{slug} has no further arms", "leave --all out")
     options = ["--quick"] if quick else []
     options += [] if seed == 0 else ["--seed", str(seed)]
     options += [] if device == "cpu" else ["--device", device]
     # The evidence is committed: it names the file, not where it lay on somebody's disk.
     options += [] if data is None else ["--data", data.name]
-    found = save(run, out, shlex.join(["netwright", "reproduce", slug, *options]))
+    documents = []
+    for scope in ("", FURTHER) if everything else ("",):
+        run = Run(paper, quick=quick, seed=seed, data=data, out=out, device=device, scope=scope)
+        run.say = lambda line: notes.print(line, style="dim", markup=False)
+        execute(run)
+        more = ["--all"] if scope == FURTHER else []
+        documents.append(save(run, out, shlex.join(["netwright", "reproduce", slug, *options, *more])))
     if as_json:
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        shown = documents if everything else documents[0]
+        typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
         return
-    _report(found, Console())
+    for found in documents:
+        _report(found, Console())
 
 
 def _report(found: dict[str, Any], console: Console) -> None:

@@ -1,12 +1,13 @@
 """The papers: what each claims, the recipes that measure it, and the evidence."""
 
 from netwright.papers.catalogue import LISTING, Entry
-from netwright.papers.claims import Claim, Expectation, Measured, Outcome, Verdict, verdict
+from netwright.papers.claims import FURTHER, Claim, Expectation, Measured, Outcome, Verdict, verdict
 from netwright.papers.evidence import document, markdown_table, read_folder, save
 from netwright.papers.frame import Paper, find, implemented, listing, load, paper
 from netwright.papers.run import Run, Table, execute
 
 __all__ = [
+    "FURTHER",
     "LISTING",
     "Claim",
     "Entry",

@@ -16,6 +16,10 @@ _WITHIN = re.compile(rf"within\s+{_NUMBER}\s+of\s+{_NUMBER}$")
 _BETWEEN = re.compile(rf"between\s+{_NUMBER}\s+and\s+{_NUMBER}$")
 
 
+#: Scope of the claims that only ``--all`` measures: arms of a paper beyond its headline.
+FURTHER = "all"
+
+
 class Verdict(StrEnum):
     """What came of trying to reproduce a paper."""
 
@@ -95,7 +99,8 @@ class Claim:
         expect: What is expected at the scale of the recipe, written before measuring; see
             `Expectation.parse`.
         scope: Which runs can measure it: ``""`` for the ordinary run, else the name of the data that `--data`
-            must give. A claim of another scope than the run's is shown as such and does not count.
+            must give, or `FURTHER` for arms that ``--all`` runs besides. A claim of another scope than the
+            run's is shown as such and does not count.
     """
 
     name: str
@@ -152,6 +157,8 @@ class Outcome:
     def state(self) -> str:
         """One phrase for tables."""
         if not self.counts:
+            if self.claim.scope == FURTHER:
+                return "with --all only"
             return "full scale only" if self.claim.scope else "without --data only"
         if self.measured is None:
             return "not measured"
