@@ -329,6 +329,50 @@ def test_members_that_a_slice_parts_stay_on_their_sides() -> None:
             permute(model, net, IndexMap({whole.name: torch.arange(9).flip(0)[None]}))
 
 
+# --- heads among tokens that stay ---
+
+
+def queries(m: Net, x: Tensor) -> Tensor:
+    parts = [layer(m.table).reshape(1, 5, 3, 4).transpose(1, 2) for layer in (m.q, m.k, m.v)]
+    mixed = F.scaled_dot_product_attention(*parts, scale=0.6).transpose(1, 2).flatten(2)
+    return m.head(x + m.out(mixed))
+
+
+def test_values_are_not_shared_over_the_tokens_that_they_are_mixed_over() -> None:
+    """The queries of a detector are learned: they have units, which stay, and their values are mixed."""
+    parts = {name: nn.Linear(6, 12) for name in "qkv"}
+    model = fill(Net(queries, table=torch.randn(5, 6), out=nn.Linear(12, 6), head=nn.Linear(6, 2), **parts))
+    net = trace(model, torch.randn(2, 5, 6, dtype=D))
+    (heads,) = [a for a in net.prunable if a.size == 3]
+    for size in (4, 6):
+        made = widen(model, net, {heads.name: size}, generator=torch.Generator().manual_seed(0))
+        assert made.error <= EXACT and set(made.factors) == {"out.weight"}
+
+
+def test_what_meets_one_tensor_of_zeros_is_widened_together() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        bias = torch.zeros(1, m.a.out_features, dtype=x.dtype)
+        return m.c((m.b((m.a(x) + bias).relu()) + bias).tanh())
+
+    model = fill(Net(forward, a=nn.Linear(5, 6), b=nn.Linear(6, 6), c=nn.Linear(6, 2)))
+    net = trace(model, torch.randn(3, 5, dtype=D))
+    (axis,) = net.prunable
+    assert tuple(axis.cells.shape) == (2, 6)
+    assert permute(model, net, draw_permutation(net)).error <= EXACT
+    assert widen(model, net, {axis.name: 9}).error <= EXACT
+
+
+def test_a_cut_of_tokens_in_a_rewritten_graph_leaves_them_where_heads_repeat() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        x = m.a(x).view(2, 4, 3, 4).transpose(1, 2)[:, :, 1:]  # literal sizes: only a graph can change
+        return m.b(x.transpose(1, 2).flatten(2))
+
+    model = fill(Net(forward, a=nn.Linear(5, 12), b=nn.Linear(12, 2)))
+    net = trace(model, torch.randn(2, 4, 5, dtype=D), heads="width")
+    made = widen(model, net, {a.name: a.size + 2 for a in net.prunable})
+    assert made.how == "graph" and made.error <= EXACT and made.kept
+
+
 # --- what repeating would break ---
 
 

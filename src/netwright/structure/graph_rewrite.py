@@ -259,7 +259,7 @@ def _slice(pen: _Pen) -> None:
     taken[slice(bounds[0], bounds[1], step)] = True
     if slots is None or bool(taken.all()):
         found = pen.resized.of(pen.dense)
-        if bool(taken.all()) or found is None or found[0] == found[1]:
+        if bool(taken.all()) or found is None or found[0][dim] == found[1][dim]:
             return
         pen.refuse("it cuts a dimension that takes the size of what it meets")
     where = taken[slots]  # (rows, n)

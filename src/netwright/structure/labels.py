@@ -130,7 +130,10 @@ class Walk:
         self.copies = {n.outputs[0]: n.inputs[0] for n in recording.nodes if n.op == "clone"}
         # View -> what it is a part of, and whether slices made it.
         self.parts: dict[int, tuple[int, bool]] = {}
+        # (uniform tensor, dimension from the end) -> the first layer that it took its size from.
+        self.adopted: dict[tuple[int, int], Tensor] = {}
         self.rows = torch.zeros(0, dtype=torch.int64)
+        self._live: dict[int, Tensor] = {}  # by id, layers that are known not to be frozen as a whole
         self.node: Node = Node("input", None, (), {}, [], [], "")
 
     def run(self) -> list[Layers]:
@@ -257,13 +260,14 @@ class Walk:
             if given is not None and given.shape[dim] == shape[dim]:
                 known[dim] = given
             elif adopt is not None and self.labels.given is None:
-                known[dim] = adopt.reshape(_along(shape, dim))
+                known[dim] = _laid(adopt, shape, dim)
+                adopt = None
             else:
                 known[dim] = self.labels.fresh(shape[dim]).reshape(_along(shape, dim))
                 if given is not None and given.numel() == 1:  # one class all along: it says so by its size
                     self.tie(known[dim], given)
         if adopt is not None:
-            self.tie(known[dim], adopt.reshape(_along(shape, dim)))
+            self.tie(known[dim], _laid(adopt, shape, dim))
         self.table[number] = list(known.values())
         return known[dim]
 
@@ -288,8 +292,10 @@ class Walk:
         """Tie two layers elementwise, by broadcast."""
         if a is b:
             return
-        a, b = torch.broadcast_tensors(a, b)
-        a, b = a.reshape(-1), b.reshape(-1)
+        if a.shape != b.shape:
+            a, b = torch.broadcast_tensors(a, b)
+        if a.dim() > 1:
+            a, b = a.reshape(-1), b.reshape(-1)
         self.labels.ties.append((a, b, self.node))
 
     def freeze(self, layer: Tensor, reason: str) -> None:
@@ -317,6 +323,20 @@ class Walk:
         rows = torch.arange(base, base + count)
         shape = [1 if d == dims[-1] else n for d, n in enumerate(layer.shape)]
         self.rows[layer.reshape(-1)] = rows.reshape(shape).expand(layer.shape).reshape(-1)
+
+    def adopt(self, number: int, layer: Tensor) -> None:
+        """A uniform tensor takes the size of a layer; all that it meets must then keep equally many.
+
+        One tensor of zeros stands for the position bias of every cross-attention of T5.
+        """
+        dims = varying(layer)
+        if len(dims) != 1:
+            return
+        first = self.adopted.setdefault((number, dims[0] - layer.dim()), layer)
+        if first is not layer and first.numel() == layer.numel():
+            rows = torch.stack([first.reshape(-1), layer.reshape(-1)])
+            if not torch.equal(rows[0], rows[1]):
+                self.labels.blocks.append(Block(rows, 1, "view", self.node))
 
     def ragged(self, layer: Tensor) -> int:
         """The dimension along which the rows of a layer lie: the innermost varying one unless moved."""
@@ -357,9 +377,21 @@ class Walk:
         for layer in layers:
             if layer.numel() == 1:
                 self.freeze(layer, "one unit spans a whole tensor")
-            elif bool((layer != 0).any()):
+            elif id(layer) in self._live or _live(layer):
+                self._live[id(layer)] = layer  # many operators pass a layer on as it is
                 kept.append(layer)
         return kept
+
+
+def _live(layer: Tensor) -> bool:
+    """Whether any unit of a layer is not frozen."""
+    array = layer.numpy()
+    return bool(array.flat[0] != 0 or array.any())  # most tell by their first
+
+
+def _laid(units: Tensor, shape: tuple[int, ...], dim: int) -> Tensor:
+    """Units (size,) as a layer along a dimension; the same object where they are one, which saves much later."""
+    return units if len(shape) == 1 and units.dim() == 1 else units.reshape(_along(shape, dim))
 
 
 def _along(shape: tuple[int, ...], dim: int) -> list[int]:

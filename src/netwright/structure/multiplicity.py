@@ -81,11 +81,16 @@ class Multiplicities:
 
     Attributes:
         demands: What restricts it.
-        shared: Parameter -> dimensions along which copies share the weight.
+        shared: Parameter -> {dimension: the classes whose copies share the weight there}.
     """
 
     demands: list[Demand] = field(default_factory=list)
-    shared: dict[str, set[int]] = field(default_factory=dict)
+    shared: dict[str, dict[int, Ints]] = field(default_factory=dict)
+
+    def share(self, name: str, dim: int, classes: Ints) -> None:
+        """Let the copies of some classes share a parameter's weight along one of its dimensions."""
+        dims = self.shared.setdefault(name, {})
+        dims[dim] = np.union1d(dims[dim], classes) if dim in dims else np.unique(classes)
 
 
 def multiplicities(net: Structure) -> Multiplicities:
@@ -104,22 +109,21 @@ def multiplicities(net: Structure) -> Multiplicities:
         name = names[number]
         layer = net.layers.get(name, {}).get(dim)
         others = [node for node, contracted in uses[number] if contracted != dim]
-        if not others or layer is None:
-            found.shared.setdefault(name, set()).add(dim)
+        if layer is None:
             continue
-        makers = [end.reading.makers(end.activation) for end in where]
+        classes = layer[~net.frozen[layer]].numpy()
+        if not others:
+            found.share(name, dim, classes)
+            continue
+        makers = [end.reading.makers(end.activation, classes) for end in where]
         if all(made is not None for made in makers):
-            _share(found, [m for made in makers for m in made or []])
+            for parameter, d in [m for made in makers for m in made or []]:
+                found.share(parameter, d, classes)
             continue
         place = where[0].node.module or "the model itself"
         reason = f"{name} is contracted over it in {place} and used in another way here"
         found.demands.append(Demand(layer.reshape(1, -1).numpy(), False, reason, others[0]))
     return found
-
-
-def _share(found: Multiplicities, parameters: list[tuple[str, int]]) -> None:
-    for name, dim in parameters:
-        found.shared.setdefault(name, set()).add(dim)
 
 
 @dataclass(frozen=True)
@@ -171,8 +175,9 @@ class _Reading:
                         self.uses.setdefault(self.roots[number][0], []).append(use)
 
     def layers(self, number: int) -> list[Tensor]:
-        """Class labels of a tensor."""
-        return [self.net.sizes.classes(layer) for layer in self.run.table[number]]
+        """Class labels of a tensor; a frozen class is there once, like the zeroth."""
+        found = [self.net.sizes.classes(layer) for layer in self.run.table[number]]
+        return [layer.masked_fill(self.net.frozen[layer], 0) for layer in found]
 
     def rows(self, number: int, dims: tuple[int, ...]) -> Iterator[Ints]:
         """Class labels along some dimensions (rows, n), for every layer that varies there."""
@@ -217,24 +222,42 @@ class _Reading:
                 key = (self.roots[number][0], contracted[number])
                 self.ends.setdefault(key, []).append(_End(self, node, other))
                 return contracted
-        made = self.makers(a) or self.makers(b)
+        classes = np.unique(np.concatenate([r.reshape(-1) for r in rows]))
+        made = self.makers(a, classes) or self.makers(b, classes)
         if made is not None:
-            _share(self.found, made)
+            for name, dim in made:
+                self.found.share(name, dim, classes)
             return contracted
         for r in rows:
             self.demand(r, False, "two computed tensors are contracted over it", node)
         return contracted
 
-    def makers(self, number: int) -> list[tuple[str, int]] | None:
-        """Parameters that scale a tensor as a whole, and nothing else: there copies can have their shares.
+    def makers(self, number: int, classes: Ints) -> list[tuple[str, int]] | None:
+        """Parameters that scale all members of a tensor, and nothing else: there copies have their shares.
 
         Args:
             number: A tensor that one contraction reads.
+            classes: What it contracts over.
 
         Returns:
             Names and dimensions (of a norm's weight and bias, a scale, or a linear map's rows and bias), or
-            None where it is read elsewhere too or made in another way.
+            None where it is read elsewhere too, made in another way, or where the parameters do not vary
+            along the contracted axis (the rows of a linear map are no tokens).
         """
+        made = self._makers(number)
+        if made is None:
+            return None
+        wanted = classes[classes != 0]
+        for name in {name for name, _ in made}:
+            layers = [self.net.layers.get(name, {}).get(dim) for n, dim in set(made) if n == name]
+            met = np.zeros(len(wanted), np.int64)  # along how many dimensions it meets each of them
+            for layer in layers:
+                met += np.isin(wanted, layer.numpy()) if layer is not None else 0
+            if (met != 1).any():
+                return None
+        return made
+
+    def _makers(self, number: int) -> list[tuple[str, int]] | None:
         while self._readers.get(number, 0) == 1 and len(self._made.get(number, ())) == 1:
             (node,) = self._made[number]
             if node.op in ("mul", *_NORMS) and len(node.inputs) > 1:

@@ -253,8 +253,11 @@ def _kept(
                 continue
             index, place = found
             kept.setdefault(name, {})[dim] = index
-            if dim in counted.shared.get(name, ()):
-                factor = torch.where(place >= 0, shares[place.clamp(min=0)], 1.0)
+            sharing = counted.shared.get(name, {}).get(dim)
+            if sharing is not None and len(layout.source):
+                slot = place.clamp(min=0)
+                mine = torch.from_numpy(np.isin(layout.source, sharing))[slot]
+                factor = torch.where((place >= 0) & mine, shares[slot], 1.0)
                 if bool((factor != 1).any()):
                     factors.setdefault(name, {})[dim] = factor
     return kept, factors

@@ -150,7 +150,10 @@ def _meet(walk: Walk, layer: Tensor, other: int, size: tuple[int, ...], theirs: 
     """
     dims = varying(layer)
     met = [d for d in dims if size[d] > 1]
-    if not met or other in walk.uniform:
+    if not met:
+        return True
+    if other in walk.uniform:
+        walk.adopt(other, layer)
         return True
     inner = dims[-1]
     if walk.labels.heads == "whole" and inner in met:
