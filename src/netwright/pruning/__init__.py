@@ -1,6 +1,7 @@
 """Pruning: importance x granularity x allocation x schedule; `prune` removes structure, `sparsify` masks."""
 
 from netwright.pruning import magnitude, obs, taylor  # noqa: F401 - they register their importances
+from netwright.pruning.activate import AP
 from netwright.pruning.allocation import list_allocations, register_allocation, select
 from netwright.pruning.channels import prune
 from netwright.pruning.choosing import choose, prunable_weights
@@ -23,15 +24,19 @@ from netwright.pruning.layerwise import (
 )
 from netwright.pruning.mask_state import MaskState, bake
 from netwright.pruning.onnx_files import prune_onnx
+from netwright.pruning.plasticity import Plasticity, plasticity
 from netwright.pruning.repair import list_repairs
 from netwright.pruning.result import Pruned
 from netwright.pruning.saving import load, save_pruned
 from netwright.pruning.sparse_result import Sparse
 from netwright.pruning.sparsify import sparsify
 from netwright.pruning.sparsity import Sparsity
+from netwright.pruning.stability import Stability, stability
 from netwright.pruning.statistics import recalibrate_
+from netwright.pruning.training_cost import TrainingCost
 
 __all__ = [
+    "AP",
     "NM",
     "Block",
     "Context",
@@ -41,10 +46,13 @@ __all__ = [
     "Importance",
     "Layers",
     "MaskState",
+    "Plasticity",
     "Pruned",
     "Slices",
     "Sparse",
     "Sparsity",
+    "Stability",
+    "TrainingCost",
     "bake",
     "choose",
     "from_scores",
@@ -56,6 +64,7 @@ __all__ = [
     "load",
     "movement",
     "normalise",
+    "plasticity",
     "prunable_weights",
     "prune",
     "prune_onnx",
@@ -68,4 +77,5 @@ __all__ = [
     "score",
     "select",
     "sparsify",
+    "stability",
 ]

@@ -259,7 +259,7 @@ class CycleRun:
             importance=self.importance,
             granularity=self.granularity,
             allocation=self.allocation,
-            context=Context(self._examples, masks, start, keep, self.seed),
+            context=Context(self._examples, masks, start, keep, self.seed, kept == self.remaining[-1]),
             eligible=masks,
         )
 

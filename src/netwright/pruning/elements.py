@@ -36,6 +36,7 @@ class Context:
         start: Weights at the beginning of the present cycle of training, where there was one.
         keep: The share that will stay.
         seed: Of what is drawn at random.
+        last: Whether this is the last pruning of a schedule.
     """
 
     examples: Examples | None = None
@@ -43,6 +44,7 @@ class Context:
     start: Mapping[str, Tensor] = field(default_factory=dict)
     keep: float = 1.0
     seed: int = 0
+    last: bool = True
 
 
 #: (model, names of parameters, context) -> {name: scores of the parameter's shape}.
@@ -57,18 +59,23 @@ class ElementImportance:
         name: For tables.
         function: The scores.
         needs: What it cannot do without.
+        since_start: Whether it looks at the weights of the beginning of a cycle (`Context.start`), so that a
+            schedule must keep a copy of them.
     """
 
     name: str
     function: Elements
     needs: Needs = "nothing"
+    since_start: bool = False
 
     def __call__(self, net: Structure, model: nn.Module, examples: Examples) -> Tensor:
         """As an importance of channels: the sum over everything that is tied, (count,)."""
         return channel_scores(self.function, net, model, examples)
 
 
-def register_elements(name: str, *, needs: Needs = "nothing") -> Callable[[Elements], Elements]:
+def register_elements(
+    name: str, *, needs: Needs = "nothing", since_start: bool = False
+) -> Callable[[Elements], Elements]:
     """Register an importance of single weights under a kebab-case name.
 
     Unless the name has an importance of channels already, `prune` gets one of it: the sum over what is tied.
@@ -76,13 +83,14 @@ def register_elements(name: str, *, needs: Needs = "nothing") -> Callable[[Eleme
     Args:
         name: The name that ``importance=`` takes.
         needs: "nothing", "examples" or "labels".
+        since_start: Whether it looks at `Context.start`.
 
     Raises:
         UsageError: if the name is taken or is not kebab-case.
     """
 
     def enter(function: Elements) -> Elements:
-        enter_elements(name, ElementImportance(name, function, needs))
+        enter_elements(name, ElementImportance(name, function, needs, since_start))
         return function
 
     return enter
@@ -191,9 +199,9 @@ def movement(since: Mapping[str, Tensor] | None = None, *, negative_only: bool =
             found[name] = torch.where(w < 0, moved, torch.inf) if negative_only else moved
         return found
 
-    return ElementImportance("movement", function)
+    return ElementImportance("movement", function, since_start=since is None)
 
 
-@register_elements("movement")
+@register_elements("movement", since_start=True)
 def _movement(model: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
     return movement().function(model, names, context)

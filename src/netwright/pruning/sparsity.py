@@ -14,6 +14,7 @@ from netwright.pruning.choosing import Allocations, check_together, choose, prun
 from netwright.pruning.elements import Context
 from netwright.pruning.examples import Examples
 from netwright.pruning.granularity import NM, WEIGHT, Granularity, find_granularity
+from netwright.pruning.importance import find_elements
 from netwright.pruning.mask_state import MaskState
 from netwright.pruning.schedule import Event, Gradual, Growth, Schedule, find_schedule
 from netwright.pruning.selection import Masks, top_k
@@ -119,6 +120,8 @@ class Sparsity(Callback):
             self._explored = {n: m.clone() for n, m in masks.masks.items()}
         if state.step == 0 and not self.changes:
             self._act(state, masks)
+        if not self._start:
+            self._remember(masks)
 
     def after_step(self, state: State) -> None:
         """Hold the masks, then do what the schedule says."""
@@ -131,12 +134,14 @@ class Sparsity(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What happened so far."""
-        return {"changes": [asdict(c) for c in self.changes], "explored": dict(self._explored)}
+        changes = [asdict(c) for c in self.changes]
+        return {"changes": changes, "explored": dict(self._explored), "start": dict(self._start)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take it back."""
         self.changes = [Change(**c) for c in state["changes"]]
         self._explored = dict(state["explored"])
+        self._start = dict(state["start"])
 
     # In a loop of one's own
 
@@ -191,13 +196,22 @@ class Sparsity(Callback):
         masks.broadcast_()
         masks.apply_(state.optimizer)
         self._record(state.step, before, masks)
+        if event.keep is not None:
+            self._remember(masks)
+
+    def _remember(self, masks: MaskState) -> None:
+        """Keep a copy of the weights that a cycle begins with, for importances that compare with it."""
+        if find_elements(self.importance).since_start:
+            self._start = {n: masks.parameter(n).detach().clone() for n in masks.masks}
 
     def _choose(self, model: nn.Module, event: Event, masks: MaskState, before: Masks, step: int) -> Masks:
         assert event.keep is not None
         examples = self.data if isinstance(self.data, Examples) or self.data is None else None
         if examples is None and self.data is not None:
             raise UsageError("data= of a Sparsity are Examples", "write data=Examples(loader, example)")
-        context = Context(examples, before, self._start, event.keep, self.seed + step)
+        present = {} if event.restore else before
+        last = event.keep <= self.keep
+        context = Context(examples, present, self._start, event.keep, self.seed + step, last)
         # A schedule that restores masks chooses among all weights, the others among what is left.
         eligible = None if event.restore or event.shrink is not None else before
         return choose(
