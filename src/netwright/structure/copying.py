@@ -9,57 +9,113 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_ATOMS = frozenset((int, float, bool, str, type(None), bytes, complex))
+#: What `copy.deepcopy` gives back as it is.
+_ATOMS = frozenset(
+    (int, float, bool, str, type(None), bytes, complex, type, torch.dtype, FunctionType, BuiltinFunctionType)
+)
+#: The tables that every module has, most of them empty.
+_TABLES = frozenset(
+    name for name, value in vars(nn.Module()).items() if type(value) in (dict, OrderedDict, set)
+)
 _OWN = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__")
 #: Ways of taking a state that only add to what old files lack.
 _STATES = (nn.Module.__setstate__, nn.modules.conv._ConvNd.__setstate__)
+#: From a tensor to what stands for it in the copy; None leaves it to `deepcopy`.
+Replace = Callable[[Tensor], Tensor | None]
 
 
-def copy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+def copy_module(module: nn.Module, memo: dict[int, Any], replace: Replace | None = None) -> nn.Module:
     """A deep copy of a module.
 
     Args:
         module: Any module; it is not touched.
         memo: Object number -> its copy, for what is copied already; receives what is copied now.
+        replace: What stands for its tensors.
     """
-    known = memo.get(id(module))
-    if known is not None:
-        return known  # type: ignore[no-any-return]
-    if not _plain(type(module)):
-        return copy.deepcopy(module, memo)
-    new = object.__new__(type(module))
-    memo[id(module)] = new
-    own = new.__dict__
-    for name, value in module.__dict__.items():
-        own[name] = _copy(value, memo)
-    return new
+    return _Copier(module, memo, replace).module(module)
 
 
-def _copy(value: Any, memo: dict[int, Any]) -> Any:
-    kind = type(value)
-    if kind in _ATOMS:
-        return value
-    known = memo.get(id(value))
-    if known is not None:
-        return known
-    if isinstance(value, nn.Module):
-        return copy_module(value, memo)
-    if kind is dict or kind is OrderedDict:
-        if all(type(key) is str for key in value):
-            table = memo[id(value)] = kind()
-            for key, inner in value.items():
-                table[key] = _copy(inner, memo)
-            return table
-    elif kind is set and all(type(v) in _ATOMS for v in value):
-        return set(value)
-    elif kind is tuple and all(type(v) in _ATOMS for v in value):
-        return value
-    return copy.deepcopy(value, memo)
+class _Copier:
+    def __init__(self, root: nn.Module, memo: dict[int, Any], replace: Replace | None) -> None:
+        self._root, self._memo, self._replace = root, memo, replace
+        self._scanned = replace is None
+
+    def module(self, module: nn.Module) -> nn.Module:
+        memo = self._memo
+        known = memo.get(id(module))
+        if known is not None:
+            return known  # type: ignore[no-any-return]
+        if not _plain(type(module)):
+            return self._object(module)  # type: ignore[no-any-return]
+        new = object.__new__(type(module))
+        memo[id(module)] = new
+        own = new.__dict__
+        for name, value in module.__dict__.items():
+            kind = type(value)
+            if kind in _ATOMS:
+                own[name] = value
+            elif name in _TABLES and not value:  # nobody shares an empty table of hooks
+                own[name] = kind()
+            else:
+                own[name] = self._value(value)
+        return new
+
+    def _value(self, value: Any) -> Any:
+        """The copy of anything but an atom."""
+        memo = self._memo
+        known = memo.get(id(value))
+        if known is not None:
+            return known
+        kind = type(value)
+        if kind is dict or kind is OrderedDict:
+            if all([type(key) is str for key in value]):  # noqa: C419 - most are empty
+                table = memo[id(value)] = kind()
+                for key, inner in value.items():
+                    table[key] = inner if type(inner) in _ATOMS else self._value(inner)
+                return table
+        elif isinstance(value, nn.Module):
+            return self.module(value)
+        elif isinstance(value, Tensor):
+            return self._tensor(value)
+        elif kind is list:
+            items = memo[id(value)] = []
+            for inner in value:
+                items.append(inner if type(inner) in _ATOMS else self._value(inner))
+            return items
+        elif kind is tuple and all([type(v) in _ATOMS for v in value]):  # noqa: C419 - they are short
+            return value
+        elif kind is set and all([type(v) in _ATOMS for v in value]):  # noqa: C419
+            return set(value)
+        return self._object(value)
+
+    def _tensor(self, tensor: Tensor) -> Any:
+        new = self._replace(tensor) if self._replace is not None else None
+        if new is None:
+            return copy.deepcopy(tensor, self._memo)
+        self._memo[id(tensor)] = new
+        return new
+
+    def _object(self, value: Any) -> Any:
+        """What has its own way of being copied, and may hold any tensor: those are replaced before."""
+        if not self._scanned:
+            self._scanned = True
+            found: list[Tensor] = []
+            for module in self._root.modules():
+                for held in module.__dict__.values():
+                    stray_tensors(held, found)
+            for tensor in found:
+                if id(tensor) not in self._memo and self._replace is not None:
+                    new = self._replace(tensor)
+                    if new is not None:
+                        self._memo[id(tensor)] = new
+        return copy.deepcopy(value, self._memo)
 
 
 _KINDS: dict[type, bool] = {}
@@ -95,15 +151,11 @@ def deep_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
         model: The model; it is not touched.
         memo: Object number -> its copy, for what is copied already.
     """
-    memo = {} if memo is None else memo
-    found: list[Tensor] = []
-    for module in model.modules():
-        for value in module.__dict__.values():
-            stray_tensors(value, found)
-    for tensor in found:
-        if not tensor.is_leaf:
-            memo.setdefault(id(tensor), tensor.detach().clone())
-    return copy_module(model, memo)
+
+    def without_history(tensor: Tensor) -> Tensor | None:
+        return None if tensor.is_leaf else tensor.detach().clone()
+
+    return copy_module(model, {} if memo is None else memo, without_history)
 
 
 def clone(model: nn.Module, device: str | None = "meta", memo: dict[int, Any] | None = None) -> nn.Module:
@@ -114,20 +166,27 @@ def clone(model: nn.Module, device: str | None = "meta", memo: dict[int, Any] | 
         device: "meta", or None for a real copy.
         memo: Object number -> its copy, for what is copied already.
     """
-    memo = {} if memo is None else memo
     if device is None:
         return deep_copy(model, memo)
-    found: list[Tensor] = []
-    for module in model.modules():
-        for value in module.__dict__.values():
-            stray_tensors(value, found)
-    for tensor in found:
-        if id(tensor) in memo:
-            continue
+
+    def empty(tensor: Tensor) -> Tensor:
+        return hollow(tensor, device)
+
+    return copy_module(model, {} if memo is None else memo, empty)
+
+
+def hollow(tensor: Tensor, device: str = "meta", shape: tuple[int, ...] | None = None) -> Tensor:
+    """A tensor or parameter without values.
+
+    Args:
+        tensor: What it is like in type, order in memory and whether gradients are wanted.
+        device: Where it is.
+        shape: Its shape, contiguous in memory; that of the other when None.
+    """
+    if shape is not None or tensor.is_contiguous():  # `empty_like` takes many times as long on this device
+        empty = torch.empty(tensor.shape if shape is None else shape, dtype=tensor.dtype, device=device)
+    else:
         empty = torch.empty_like(tensor, device=device, requires_grad=False)
-        memo[id(tensor)] = (
-            nn.Parameter(empty, requires_grad=tensor.requires_grad)
-            if isinstance(tensor, nn.Parameter)
-            else empty
-        )
-    return copy_module(model, memo)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
+    return empty

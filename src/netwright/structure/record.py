@@ -24,6 +24,7 @@ from netwright.structure.attention import adopt_attention
 from netwright.structure.copying import clone, stray_tensors
 from netwright.structure.inputs import Inputs, to_meta
 from netwright.structure.kernels import KERNELS
+from netwright.structure.modules import named_modules, named_tensors
 from netwright.structure.sources import caller
 
 
@@ -250,7 +251,7 @@ def within(path: str) -> Iterator[None]:
 @contextmanager
 def _module_paths(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
     names: dict[int, str] = {}
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         names.setdefault(id(module), name)
 
     # The hooks return None: anything else would replace the module's inputs or outputs.
@@ -345,7 +346,9 @@ def try_record(
         real: Use real values.
         twin: A clone of the model to run instead of a new one; what its forward stores stays in it.
     """
-    twin = (clone(model, None if real else "meta") if twin is None else twin).train(training)
+    twin = clone(model, None if real else "meta") if twin is None else twin
+    if any(module.training != training for _, module in named_modules(twin)):
+        twin.train(training)
     inputs = inputs.map(lambda x: x.detach().clone()) if real else to_meta(inputs)
     recorder = _Recorder(Recording(real=real, training=training))
     try:
@@ -390,10 +393,12 @@ def _run(twin: nn.Module, inputs: Inputs, recorder: _Recorder) -> dict[int, Tens
     """Run a model that is ours under a recorder; returns its output tensors by number."""
     adopt_attention(twin)
     recording = recorder.recording
-    named = [*twin.named_parameters(remove_duplicate=False), *twin.named_buffers(remove_duplicate=False)]
-    for name, tensor in named:
-        recording.parameters[name] = recorder.start(tensor)
-        if not isinstance(tensor, nn.Parameter):
+    parameters, buffers = named_tensors(twin)
+    for name, parameter in parameters:
+        recording.parameters[name] = recorder.start(parameter)
+    for name, buffer in buffers:
+        recording.parameters[name] = recorder.start(buffer)
+        if not isinstance(buffer, nn.Parameter):
             recording.buffers.add(recording.parameters[name])
     recording.inputs = [recorder.start(x) for x in inputs.tensors()]
     fast = torch.backends.mha.get_fastpath_enabled()

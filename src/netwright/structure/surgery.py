@@ -7,7 +7,7 @@ duplicated. Nothing is believed: the small network is recorded again and compare
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,10 +18,11 @@ from netwright.errors import StructureError, UsageError
 from netwright.structure.attention import adopt_attention
 from netwright.structure.attributes import Attributes, typed_attributes
 from netwright.structure.collecting import uncollected
-from netwright.structure.copying import clone, deep_copy
+from netwright.structure.copying import clone, deep_copy, hollow
 from netwright.structure.fitting import fit
 from netwright.structure.graph import GraphNetwork
 from netwright.structure.graph_surgery import by_graph
+from netwright.structure.modules import named_modules, named_tensors
 from netwright.structure.proof import Mismatch, Order
 from netwright.structure.scales import Scales, fit_scales, multiply_scales
 from netwright.structure.sizes import index_maps, scale, shapes_of, take
@@ -132,10 +133,10 @@ def carry_out(model: nn.Module, net: Structure, change: Change, how: str = "auto
     adopted = _attention_touched(model, kept)
     typed = dict(typed_attributes(model, kept))
     predicted = [shapes_of(run.recording, run.table, net.sizes, keep) for run in net.runs]
-    hollow = not net.recording.real  # weights are cut when it is known that the code takes them
+    empty = not net.recording.real  # weights are cut when it is known that the code takes them
 
     def twin() -> nn.Module:
-        return _rebuild(model, kept, typed, adopted, change.factors, hollow=hollow)
+        return _rebuild(model, kept, typed, adopted, change.factors, empty=empty)
 
     fitted = fit(model, twin, net, change, predicted, typed)
     if isinstance(fitted, Mismatch):
@@ -173,7 +174,8 @@ def replay(
     Raises:
         StructureError: if the model lacks a parameter or module, or its sizes do not fit.
     """
-    named = dict(_named_tensors(model))
+    parameters, buffers = named_tensors(model)
+    named: dict[str, Tensor] = {**dict(parameters), **dict(buffers)}
     modules = dict(model.named_modules())
     for name, dims in kept.items():
         if name not in named:
@@ -233,11 +235,6 @@ def _check_coupled(axis: Axis, keep: Tensor) -> None:
         )
 
 
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
-
-
 def _attention_touched(model: nn.Module, kept: Kept) -> list[str]:
     paths = {name.rpartition(".")[0] for name in kept}
     return [
@@ -254,26 +251,31 @@ def _rebuild(
     adopted: list[str],
     factors: Mapping[str, Mapping[int, Tensor]] | None = None,
     *,
-    hollow: bool = False,
+    empty: bool = False,
 ) -> nn.Module:
-    """Copy a module around sliced parameters and set attributes; a hollow copy has no values."""
+    """Copy a module around sliced parameters and set attributes; an empty copy has no values."""
     memo: dict[int, Any] = {}
     factors = factors or {}
-    for name, tensor in _named_tensors(model):
-        if (name not in kept and name not in factors) or id(tensor) in memo:
-            continue
-        with torch.no_grad():
+    parameters, buffers = named_tensors(model)
+    with torch.no_grad():
+        for name, tensor in (*parameters, *buffers):
+            if (name not in kept and name not in factors) or id(tensor) in memo:
+                continue
             cut = kept.get(name, {})
-            if hollow:
-                shape = [cut[d].shape[-1] if d in cut else n for d, n in enumerate(tensor.shape)]
-                new = torch.empty(shape, dtype=tensor.dtype, device="meta")
-            else:
-                new = scale(take(tensor.detach(), cut), factors.get(name, {}), cut.get(0), len(tensor))
-        memo[id(tensor)] = (
-            nn.Parameter(new, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
-        )
-    small = clone(model, "meta", memo) if hollow else deep_copy(model, memo)
-    modules = dict(small.named_modules())
+            if empty:
+                shape = tuple([cut[d].shape[-1] if d in cut else n for d, n in enumerate(tensor.shape)])
+                memo[id(tensor)] = hollow(tensor, "meta", shape)
+                continue
+            new = take(tensor.detach(), cut)
+            if name in factors:
+                new = scale(new, factors[name], cut.get(0), len(tensor))
+            memo[id(tensor)] = (
+                nn.Parameter(new, requires_grad=tensor.requires_grad)
+                if isinstance(tensor, nn.Parameter)
+                else new
+            )
+    small = clone(model, "meta", memo) if empty else deep_copy(model, memo)
+    modules = dict(named_modules(small))
     if adopted:
         adopt_attention(small, adopted)
     for path, values in attributes.items():
@@ -288,7 +290,7 @@ def _rebuild(
 
 def _forget(model: nn.Module) -> None:
     """Let modules drop results of past forward passes, of the old sizes, as they do when training begins."""
-    modules = list(model.modules())
+    modules = [module for _, module in named_modules(model)]
     if any(_holds_results(module) for module in modules):
         modes = [module.training for module in modules]
         model.train()
@@ -298,7 +300,7 @@ def _forget(model: nn.Module) -> None:
 
 
 def _holds_results(module: nn.Module) -> bool:
-    for name, value in vars(module).items():
+    for name, value in module.__dict__.items():
         if type(value) is dict and value and name not in ("_parameters", "_buffers", "_modules"):
             if any(isinstance(x, Tensor) for x in value.values()):
                 return True
