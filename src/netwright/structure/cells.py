@@ -158,11 +158,24 @@ class Cells:
         terms = {int(c): int(k) // int(self.sizes[c]) for c, k in zip(cells, entries, strict=True) if c >= 0}
         return terms, len(classes) - len(free) + lost
 
+    def _counts(self, matrix: Ints) -> list[tuple[dict[int, int], int]]:
+        """`_count` of every row."""
+        free, cell = ~self._frozen[matrix], self._of[matrix]
+        lost = free & (cell < 0)
+        constants = (~free | lost).sum(axis=1).tolist()
+        cells = len(self.sizes)
+        place = cell + np.arange(len(matrix))[:, None] * cells
+        found, entries = np.unique(place[free & ~lost], return_counts=True)
+        terms: list[dict[int, int]] = [{} for _ in matrix]
+        row, own = np.divmod(found, max(cells, 1))
+        for r, c, k in zip(row.tolist(), own.tolist(), (entries // self.sizes[own]).tolist(), strict=True):
+            terms[r][c] = k
+        return list(zip(terms, constants, strict=True))
+
     def _equal(self, block: Rows) -> None:
-        first, constant = self._count(block.matrix[0])
+        (first, constant), *rest = self._counts(block.matrix)
         size = block.matrix.shape[1]
-        for row in block.matrix[1:]:
-            terms, more = self._count(row)
+        for terms, more in rest:
             left, right = _apart(first, terms)
             if not left and not right:
                 continue

@@ -386,11 +386,11 @@ class Walk:
 def _live(layer: Tensor) -> bool:
     """Whether any unit of a layer is not frozen."""
     array = layer.numpy()
-    return bool(array.flat[0] != 0 or array.any())  # most tell by their first
+    return bool(array.item(0) != 0 or array.any())  # most tell by their first
 
 
 def _laid(units: Tensor, shape: tuple[int, ...], dim: int) -> Tensor:
-    """Units (size,) as a layer along a dimension; the same object where they are one, which saves much later."""
+    """Units (size,) as a layer along a dimension; the same object where that says it already."""
     return units if len(shape) == 1 and units.dim() == 1 else units.reshape(_along(shape, dim))
 
 

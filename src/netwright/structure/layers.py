@@ -30,10 +30,21 @@ def compress(layer: Tensor, dims: tuple[int, ...] | None = None) -> Tensor:
     for d in dims if dims is not None else range(layer.dim()):
         n = layer.shape[d]
         if n > 1:
-            first = layer.narrow(d, 0, 1)
-            if layer.stride(d) == 0 or bool((layer == first).all()):
-                layer = first
+            if layer.stride(d) == 0 or _constant(layer, d):
+                layer = layer.narrow(d, 0, 1)
     return layer
+
+
+def _constant(layer: Tensor, dim: int) -> bool:
+    """Whether a layer is the same at every index of a dimension."""
+    array = layer.numpy()
+    if array.size == array.shape[dim]:
+        array = array.ravel()
+        if array[0] != array[-1]:  # most that vary tell by their ends
+            return False
+        dim = 0
+    first = array[(*[slice(None)] * dim, slice(0, 1))]
+    return bool((array == first).all())
 
 
 def align(layer: Tensor, rank: int) -> Tensor:

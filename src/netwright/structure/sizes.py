@@ -34,13 +34,14 @@ class Sizes:
     """
 
     def __init__(self, partition: Partition) -> None:
-        self._classes = partition.classes
+        self._partition = partition
         self._count = partition.count
         self._frozen = partition.frozen
         self._ragged = partition.ragged
         self._rows: dict[bytes, int] = {}
         self._labels: list[Ints] = []
         self._mapped: dict[int, tuple[Tensor, Tensor]] = {}
+        self._same: dict[tuple[tuple[int, ...], bytes], Tensor] = {}
         self._dims: dict[int, list[tuple[int, int]]] = {}
         self._matrix: object | None = None
         self._pooled: tuple[object, tuple[Ints, Ints, object]] | None = None
@@ -49,7 +50,12 @@ class Sizes:
         """A layer of units as a layer of classes, compressed."""
         known = self._mapped.get(id(layer))
         if known is None or known[0] is not layer:  # the layer is held, so that its id stays its own
-            known = self._mapped[id(layer)] = (layer, compress(self._classes[layer]))
+            array = self._partition.flat(layer)
+            key = (layer.shape, array.tobytes())  # what follows one axis looks the same all along: one object
+            same = self._same.get(key)
+            if same is None:
+                same = self._same[key] = compress(torch.from_numpy(array).reshape(layer.shape))
+            known = self._mapped[id(layer)] = (layer, same)
         return known[1]
 
     def row(self, labels: Tensor) -> int:
@@ -77,25 +83,30 @@ class Sizes:
         Args:
             layers: Layers of units.
         """
+        if len(layers) == 1:
+            return self._dims_of(layers[0])
         found: dict[int, int] = {}
         for layer in layers:
-            known = self._dims.get(id(layer))
-            if known is None:
-                known = []
-                mapped = self.classes(layer)
-                vary = varying(mapped)
-                if vary:
-                    moved = self._ragged.get(id(layer))
-                    inner = moved[1] if moved is not None and moved[1] in vary else vary[-1]
-                    first = mapped
-                    for d in vary:
-                        first = first if d == inner else first.narrow(d, 0, 1)
-                    known = [(inner, self.row(first))]
-                self._dims[id(layer)] = known
-            for d, r in known:
+            for d, r in self._dims_of(layer):
                 if d not in found or self._fixed(found[d]):  # of two units there, the one that can go
                     found[d] = r
         return list(found.items())
+
+    def _dims_of(self, layer: Tensor) -> list[tuple[int, int]]:
+        known = self._dims.get(id(layer))
+        if known is None:
+            known = []
+            mapped = self.classes(layer)
+            vary = varying(mapped)
+            if vary:
+                moved = self._ragged.get(id(layer))
+                inner = moved[1] if moved is not None and moved[1] in vary else vary[-1]
+                first = mapped
+                for d in vary:
+                    first = first if d == inner else first.narrow(d, 0, 1)
+                known = [(inner, self.row(first))]
+            self._dims[id(layer)] = known
+        return known
 
     def _fixed(self, row: int) -> bool:
         return bool(self._frozen[self._labels[row]].all())
@@ -192,17 +203,24 @@ def index_maps(layers: dict[str, dict[int, Tensor]], keep: Tensor) -> dict[str, 
         dimension 0 keep different ones.
     """
     kept: dict[str, dict[int, Tensor]] = {}
+    stays = keep.numpy()
+    known: dict[tuple[bytes, int], Tensor | None] = {}  # most parameters follow an axis that others follow
     for name, dims in layers.items():
         for dim, layer in dims.items():
-            mask = keep[layer]
-            if bool(mask.all()):
-                continue
-            vary = varying(layer)
-            if len(vary) == 1:
-                index = mask.reshape(-1).nonzero().reshape(-1)
-            else:
-                index = _blocked(layer, mask, dim)
-            kept.setdefault(name, {})[dim] = index
+            plain = len(varying(layer)) < 2
+            flat = layer.numpy().ravel()
+            key = (flat.tobytes(), -1 if plain else id(layer))
+            if key not in known:
+                mask = stays[flat]
+                if mask.all():
+                    known[key] = None
+                elif plain:
+                    known[key] = torch.from_numpy(np.flatnonzero(mask))
+                else:
+                    known[key] = _blocked(layer, torch.from_numpy(mask).reshape(layer.shape), dim)
+            index = known[key]
+            if index is not None:
+                kept.setdefault(name, {})[dim] = index
     return kept
 
 

@@ -9,6 +9,7 @@ are bundled to an `Axis`; where blocks relate cells of different sizes, or sums 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -100,6 +101,24 @@ class Partition:
     reasons: dict[int, Freeze] = field(default_factory=dict)
     ragged: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
     shuffled: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    _flat: dict[int, tuple[Tensor, Ints]] = field(default_factory=dict, repr=False)
+
+    def flat(self, layer: Tensor) -> Ints:
+        """The classes of a layer of units, (n,).
+
+        Args:
+            layer: Of any shape; what was found is kept with it.
+        """
+        known = self._flat.get(id(layer))
+        if known is None or known[0] is not layer:  # the layer is held, so that its id stays its own
+            units: Ints = layer.numpy().ravel()
+            known = self._flat[id(layer)] = (layer, self._array[units])
+        return known[1]
+
+    @cached_property
+    def _array(self) -> Ints:
+        array: Ints = self.classes.numpy()
+        return array
 
 
 class Solver:
@@ -254,11 +273,10 @@ class Solver:
         """Which parts (P,) lie together on a dimension of a parameter, for every such dimension."""
         part = np.full(partition.count, -1, np.int64)
         part[flat] = np.repeat(np.arange(len(members)), [len(m) for m in members])
-        classes = partition.classes.numpy()
         found: dict[bytes, NDArray[np.bool_]] = {}
         for dims in self.labels.parameters.values():
             for layer in dims.values():
-                on = part[classes[layer.reshape(-1).numpy()]]
+                on = part[partition.flat(layer)]
                 if (on >= 0).any():
                     here = np.zeros(len(members), np.bool_)
                     here[on[on >= 0]] = True
@@ -268,19 +286,25 @@ class Solver:
     def _signatures(self, partition: Partition) -> tuple[Ints, Owners]:
         """A hash of the multiset of parameter axes that each class lies on, and the producer's name."""
         signature = np.zeros(partition.count, np.int64)
-        classes = partition.classes.numpy()
-        names, owner = ["?"], np.zeros(partition.count, np.int64)
-        rank = np.full(partition.count, 2)
+        names = ["?"]
+        makers: list[tuple[Ints, int]] = []  # classes, and the number of the parameter that makes them
+        others: list[tuple[Ints, int]] = []
+        lying: list[Ints] = []
         for name, dims in self.labels.parameters.items():
             names.append(name.rpartition(".")[0] if name.endswith((".weight", ".bias")) else name)
             for dim, layer in dims.items():
-                found = classes[layer.reshape(-1).numpy()]
-                np.add.at(signature, found, self.rng.integers(-(2**62), 2**62))
+                found = partition.flat(layer)
+                lying.append(found)
                 makes = dim == self.labels.outgoing.get(name, 0) and layer.dim() > 1
-                here = found if makes else found[:1]
-                here = here[rank[here] > (0 if makes else 1)]
-                rank[here], owner[here] = 0 if makes else 1, len(names) - 1
-        self.produced = rank == 0
+                (makers if makes else others).append((found if makes else found[:1], len(names) - 1))
+        if lying:
+            tokens = self.rng.integers(-(2**62), 2**62, len(lying))
+            np.add.at(signature, np.concatenate(lying), np.repeat(tokens, [len(found) for found in lying]))
+        owner, self.produced = np.zeros(partition.count, np.int64), np.zeros(partition.count, np.bool_)
+        for found, number in [*reversed(others), *reversed(makers)]:  # the first maker has the last word
+            owner[found] = number
+        if makers:
+            self.produced[np.concatenate([found for found, _ in makers])] = True
         return signature, Owners(names, owner)
 
     def _frozen_axes(self, partition: Partition, signature: Ints, owner: Owners) -> list[Axis]:

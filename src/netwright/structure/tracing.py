@@ -299,17 +299,16 @@ def _unmade(labels: Labels, partition: Partition, recording: Recording) -> Freez
     names = {number: name for name, number in recording.parameters.items()}
     buffers = {names[number] for number in recording.buffers}
     made, stored = np.zeros(partition.count, np.bool_), np.zeros(partition.count, np.bool_)
-    classes = partition.classes.numpy()
     for name, dims in labels.parameters.items():
         for dim, layer in dims.items():
             if name in buffers:
-                stored[classes[layer.reshape(-1).numpy()]] = True
+                stored[partition.flat(layer)] = True
             elif (name, dim) not in read:
-                made[classes[layer.reshape(-1).numpy()]] = True
+                made[partition.flat(layer)] = True
     lost = stored & ~made & ~partition.frozen
     if not lost.any():
         return None
-    units = torch.from_numpy(np.flatnonzero(lost[classes]))
+    units = torch.from_numpy(np.flatnonzero(lost[partition.classes.numpy()]))
     return Freeze(units, "no parameter makes it, only a table of constants", None)
 
 

@@ -39,16 +39,16 @@ def batch_norm(walk: Walk, node: Node) -> list[list[Tensor]]:
             channels = layer
         else:
             walk.tie(channels, layer)
+    units = channels.reshape(-1) if channels is not None else None
     for number in own:
         if walk.shape(number) == (walk.shape(x)[1],) and walk.shape(number)[0] > 1:
-            _follow(walk, number, channels)
+            _follow(walk, number, units)
     out = [*passing, channels] if channels is not None else passing
-    flat = [channels.reshape(-1)] if channels is not None else []
+    flat = [units] if units is not None else []
     return [out] + [flat if walk.shape(o) == (walk.shape(x)[1],) else [] for o in node.outputs[1:] if o >= 0]
 
 
-def _follow(walk: Walk, number: int, channels: Tensor | None) -> None:
-    flat = channels.reshape(-1) if channels is not None else None
+def _follow(walk: Walk, number: int, flat: Tensor | None) -> None:
     if walk.is_parameter(number):
         layer = walk.axis(number, 0, adopt=flat)
         if flat is None:
@@ -88,7 +88,7 @@ def group_norm(walk: Walk, node: Node) -> list[list[Tensor]]:
         else:
             channels = layer
     for number in own:
-        _follow(walk, number, channels)
+        _follow(walk, number, channels.reshape(-1) if channels is not None else None)
     if channels is None:
         return [[] for _ in node.outputs]
     size = walk.shape(x)[1]
