@@ -1,5 +1,6 @@
 """What a network costs and how well it answers, measured."""
 
+from netwright.metrics.calibration import calibration_error, negative_log_likelihood
 from netwright.metrics.latency import Latency, arguments, latencies, latency, quartiles
 from netwright.metrics.latency_table import LatencyTable
 from netwright.metrics.memory import PeakMemory, net_memory, peak_memory
@@ -11,6 +12,7 @@ from netwright.metrics.quality import (
     onnx_accuracy,
     onnx_logits,
 )
+from netwright.metrics.robustness import fgsm, fgsm_accuracy, outlier_auroc
 from netwright.metrics.session import Example, feed, open_session, run_padded
 from netwright.metrics.table_source import latency_table
 
@@ -23,15 +25,20 @@ __all__ = [
     "accuracy_interval",
     "agreement",
     "arguments",
+    "calibration_error",
     "feed",
+    "fgsm",
+    "fgsm_accuracy",
     "file_bytes",
     "latencies",
     "latency",
     "latency_table",
+    "negative_log_likelihood",
     "net_memory",
     "onnx_accuracy",
     "onnx_logits",
     "open_session",
+    "outlier_auroc",
     "peak_memory",
     "quartiles",
     "run_padded",

@@ -38,6 +38,7 @@ def fit(
     devices: int = 1,
     callbacks: Sequence[Callback] = (),
     start: int = 0,
+    stop: int | None = None,
     optimizer: Mapping[str, Any] | None = None,
 ) -> Fitted:
     """Train a copy of a network.
@@ -61,6 +62,8 @@ def fit(
         callbacks: Called around every step, in order.
         start: Steps that count as done: the training goes on with the learning rate, the order of the data
             and the dropout of that step, as if `model` had been trained so far. A checkpoint counts for more.
+        stop: Steps, those before `start` included, after which the training ends early, with the learning
+            rates that the whole training has until then; None trains to the end.
         optimizer: State of the optimiser to begin with, as its ``state_dict`` gave it; fresh where None.
 
     Returns:
@@ -83,12 +86,15 @@ def fit(
         objective=objective or _objective(recipe, labelled=data.train.labelled, teacher=teacher is not None),
         callbacks=tuple(callbacks),
         start=start,
+        stop=stop,
         optimizer=optimizer,
     )
     if len(data.train) < 2:
         raise DataError(f"training needs at least 2 examples, the training split has {len(data.train)}")
     if start < 0:
         raise UsageError(f"start={start} is no number of steps", "give 0 or more")
+    if stop is not None and stop <= start:
+        raise UsageError(f"a training that begins at step {start} cannot stop at {stop}", "give a later step")
     if devices < 1:
         raise UsageError(f"devices={devices} is not a number of devices", "give 1 or more")
     if devices == 1:

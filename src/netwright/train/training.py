@@ -95,6 +95,7 @@ class Job:
     objective: Objective
     callbacks: tuple[Callback, ...] = ()
     start: int = 0
+    stop: int | None = None
     optimizer: Mapping[str, Any] | None = None
 
 
@@ -181,8 +182,11 @@ class Training:
             callback.begin(self.state)
         try:
             for epoch in range(first, self.recipe.epochs):
+                if self.job.stop is not None and epoch * self.steps >= self.job.stop:
+                    break
                 self._epoch(epoch)
-                self._save(epoch + 1)
+                if self.job.stop is None or self.job.stop >= (epoch + 1) * self.steps:
+                    self._save(epoch + 1)
         finally:
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(self.requires_grad[name])
@@ -202,6 +206,8 @@ class Training:
         self._train_mode()
         begun, total, done, lr = time.perf_counter(), 0.0, 0, 0.0
         skipped = max(self.job.start - epoch * self.steps, 0)
+        stop = self.job.stop if self.job.stop is not None else self.recipe.epochs * self.steps
+        last = min(stop - epoch * self.steps, self.steps)
         pending: list[Tensor] = []
         for x, y in self._batches(epoch, generator):
             if done < skipped:
@@ -211,11 +217,11 @@ class Training:
             torch.manual_seed(self._seed(epoch, done))
             pending.append(self._step(x, y))
             done += 1
-            if len(pending) == LOOK_EVERY or done == self.steps:
+            if len(pending) == LOOK_EVERY or done == last:
                 total += self._look(pending, epoch, done, lr)
                 pending.clear()
                 self._report(epoch, done, total / (done - skipped), lr)
-            if done == self.steps:
+            if done == last:
                 break
         if pending:
             total += self._look(pending, epoch, done, lr)
