@@ -1,6 +1,7 @@
 """What a network costs and how well it answers, measured."""
 
 from netwright.metrics.calibration import calibration_error, negative_log_likelihood
+from netwright.metrics.dead_neurons import DeadRates, dead_neurons
 from netwright.metrics.latency import Latency, arguments, latencies, latency, quartiles
 from netwright.metrics.latency_table import LatencyTable
 from netwright.metrics.memory import PeakMemory, net_memory, peak_memory
@@ -18,6 +19,7 @@ from netwright.metrics.table_source import latency_table
 
 __all__ = [
     "Agreement",
+    "DeadRates",
     "Example",
     "Latency",
     "LatencyTable",
@@ -26,6 +28,7 @@ __all__ = [
     "agreement",
     "arguments",
     "calibration_error",
+    "dead_neurons",
     "feed",
     "fgsm",
     "fgsm_accuracy",
