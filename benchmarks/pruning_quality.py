@@ -7,7 +7,7 @@ global threshold; its ratio is bisected until the budget is met. Arms that repai
 images without labels; the plain arms do not.
 
     python benchmarks/pruning_quality.py [--model resnet20] [--data fashion-mnist] [--size 14] [--seeds 3]
-        [--macs 0.7,0.5,0.3] [--epochs 10] [--tune 1] [--limit 20000] [--json FILE]
+        [--macs 0.7,0.5,0.3] [--epochs 10] [--tune 1] [--limit 20000] [--arms 'netwright*;torch*'] [--json FILE]
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import netwright as nw
+from netwright._files import atomic
 from netwright.data import Splits
 from netwright.pruning import list_importances
 from netwright.train import Recipe, evaluate, fit
 
 DEFAULT = "netwright default"
-#: Importances that score no network by themselves here: they compare with another point of training.
-LEFT_OUT = ("movement",)
-#: Images without labels that repairs look at.
-CALIBRATION = 1024
-
+#: One compares with another point of training, the other is magnitude under another name.
+LEFT_OUT = ("movement", "magnitude-l2")
 Arm = Callable[[nn.Module, Splits, float, int], nn.Module]
 
 
@@ -118,43 +117,55 @@ def trained(args: argparse.Namespace, data: Splits, seed: int) -> nn.Module:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Every arm, budget and seed."""
+    """Every seed, budget and arm; cells that the file of results has already are not measured again."""
     data = nw.data.load(args.data, image_size=args.size)
-    rows: dict[tuple[str, float], dict[str, list[float]]] = {}
-    dense, failed = [], {}
+    found: dict[str, Any] = {"settings": _settings(args), "dense": {}, "cells": {}, "failed": {}}
+    if args.json and args.json.exists():
+        earlier = json.loads(args.json.read_text(encoding="utf-8"))
+        if earlier["settings"] != found["settings"]:
+            sys.exit(f"{args.json} was measured with other settings: name another file")
+        found = earlier
+    patterns = args.arms.split(";")
+    chosen = {n: a for n, a in arms(args.quick).items() if any(fnmatchcase(n, p) for p in patterns)}
     for seed in range(args.seeds):
+        keys = {f"{n}|{s}|{seed}": (n, s) for s in args.macs for n in chosen}
+        missing = {k: v for k, v in keys.items() if k not in found["cells"] and k not in found["failed"]}
+        if not missing:
+            continue
         model = trained(args, data, seed)
-        example, macs = data.example(), nw.trace(model, data.example()).macs
-        dense.append(evaluate(model, data.test, device=args.device).accuracy)
-        print(f"seed {seed}: dense {dense[-1]:.4f}, {macs:,} MACs", file=sys.stderr)
-        recipe = Recipe(epochs=args.tune, lr=0.02, seed=seed, limit=args.limit)
-        for share in args.macs:
-            for name, arm in arms(args.quick).items():
-                begun = time.perf_counter()
-                try:
-                    small = arm(model, data, share, seed)
-                except Exception as error:  # a peer or an importance that cannot: the table says so
-                    failed[name] = f"{type(error).__name__}: {error}".splitlines()[0][:100]
-                    continue
-                took = time.perf_counter() - begun
-                row = rows.setdefault((name, share), {"plain": [], "tuned": [], "macs": [], "seconds": []})
-                row["plain"].append(evaluate(small, data.test, device=args.device).accuracy)
-                row["macs"].append(nw.trace(small, example).macs / macs)
-                row["seconds"].append(took)
-                if args.tune:
-                    tuned = fit(small, data, recipe, device=args.device).model
-                    row["tuned"].append(evaluate(tuned, data.test, device=args.device).accuracy)
-                print(f"  {share:.0%} {name}: " + _cells(row), file=sys.stderr)
-    table = [{"arm": name, "share": share, **row} for (name, share), row in rows.items()]
-    return {"settings": _settings(args), "dense": dense, "rows": table, "failed": failed}
+        found["dense"][str(seed)] = evaluate(model, data.test, device=args.device).accuracy
+        print(f"seed {seed}: dense {found['dense'][str(seed)]:.4f}", file=sys.stderr)
+        for key, (name, share) in missing.items():
+            try:
+                found["cells"][key] = cell = one(chosen[name], model, data, share, seed, args)
+                print(f"  {key}: {cell}", file=sys.stderr)
+            except Exception as error:  # a peer or an importance that cannot: the table says so
+                found["failed"][key] = f"{type(error).__name__}: {error}".splitlines()[0][:100]
+            if args.json:
+                with atomic(args.json) as temporary:
+                    temporary.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return found
+
+
+def one(
+    arm: Arm, model: nn.Module, data: Splits, share: float, seed: int, args: argparse.Namespace
+) -> dict[str, float]:
+    """One pruned network: accuracy on the test split at once and after fine-tuning, costs, CPU seconds."""
+    begun = time.process_time()
+    small = arm(model, data, share, seed)
+    cell = {"seconds": round(time.process_time() - begun, 2)}
+    dense, after = (nw.trace(m, data.example()).macs for m in (model, small))
+    cell["macs"] = round(after / dense, 4)
+    cell["plain"] = evaluate(small, data.test, device=args.device).accuracy
+    if args.tune:
+        recipe = Recipe(epochs=args.tune, lr=0.02, seed=seed, limit=args.tune_limit or args.limit)
+        tuned = fit(small, data, recipe, device=args.device).model
+        cell["tuned"] = evaluate(tuned, data.test, device=args.device).accuracy
+    return cell
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    return {k: v for k, v in vars(args).items() if k != "json"}
-
-
-def _cells(row: dict[str, list[float]]) -> str:
-    return "  ".join(f"{k} {statistics.mean(v):.4f}" for k, v in row.items() if v)
+    return {k: v for k, v in vars(args).items() if k not in ("json", "seeds", "arms", "device")}
 
 
 def _spread(values: list[float]) -> str:
@@ -166,19 +177,19 @@ def _spread(values: list[float]) -> str:
 
 def report(found: dict[str, Any]) -> str:
     """A Markdown table: arms by budgets, accuracy right after pruning and after fine-tuning, in percent."""
-    shares = sorted({row["share"] for row in found["rows"]}, reverse=True)
-    names = list(dict.fromkeys(row["arm"] for row in found["rows"]))
-    by = {(row["arm"], row["share"]): row for row in found["rows"]}
-    heads = [f"{1 - s:.0%} fewer, {when}" for s in shares for when in ("at once", "tuned")]
+    by: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for key, cell in found["cells"].items():
+        name, share, _ = key.split("|")
+        for what, value in cell.items():
+            by.setdefault((name, share), {}).setdefault(what, []).append(value)
+    shares = sorted({share for _, share in by}, key=float, reverse=True)
+    names = list(dict.fromkeys(name for name, _ in by))
+    heads = [f"{1 - float(s):.0%} fewer, {when}" for s in shares for when in ("at once", "tuned")]
     lines = ["| arm | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for name in names:
-        cells = [
-            _spread(by[name, s][key]) if (name, s) in by else "-"
-            for s in shares
-            for key in ("plain", "tuned")
-        ]
+        cells = [_spread(by.get((name, s), {}).get(key, [])) for s in shares for key in ("plain", "tuned")]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines.append(f"\ndense: {_spread(found['dense'])}")
+    lines.append(f"\ndense: {_spread(list(found['dense'].values()))}")
     lines += [f"{name}: {reason}" for name, reason in found["failed"].items()]
     return "\n".join(lines)
 
@@ -194,14 +205,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--tune", type=int, default=1, help="epochs of fine-tuning; 0 leaves it out")
     parser.add_argument("--limit", type=int, default=None, help="training images of one epoch")
+    parser.add_argument("--tune-limit", type=int, default=None, help="training images of one such epoch")
+    parser.add_argument("--arms", default="*", help="patterns of arms, separated by ;")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--quick", action="store_true", help="few arms")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    found = measure(args)
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
-    print(report(found))
+    print(report(measure(args)))
 
 
 if __name__ == "__main__":
