@@ -14,7 +14,7 @@ from netwright.pruning.elements import Context, scores_of
 from netwright.pruning.granularity import NM, WEIGHT, Granularity, find_granularity, keep_units
 from netwright.pruning.importance import find_elements
 from netwright.pruning.layerwise import LayerAllocation, Layers, find_layer_allocation, layer_counts
-from netwright.pruning.selection import Masks
+from netwright.pruning.selection import Masks, whole_counts
 
 Allocations = str | Mapping[str, float] | LayerAllocation
 #: What the parts of a recurrent network's weights are called.
@@ -49,6 +49,8 @@ def prunable_weights(
                 continue
             found.append(name)
             continue
+        if leaf.endswith("_g") and leaf[:-1] + "v" in module._parameters:
+            continue  # the lengths of a normalised weight
         known = leaf == "weight" or leaf.startswith("weight_") or leaf.endswith("_weight")
         normalises = "Norm" in type(module).__name__ or isinstance(module, (nn.Embedding, nn.EmbeddingBag))
         if known and parameter.dim() >= 2 and not normalises and parameter.is_floating_point():
@@ -133,6 +135,8 @@ def choose(
         {n: scores[n].shape for n in names}, {n: pattern.spread(u, scores[n].shape) for n, u in units.items()}
     )
     counts = layer_counts(layers, keep, allocation)
+    if eligible is not None:
+        counts = _within(counts, {n: int(eligible[n].sum()) for n in names})
     if pattern == WEIGHT:
         return {
             n: keep_units(u, torch.ones_like(u, dtype=torch.long), counts[n]).reshape(scores[n].shape)
@@ -142,3 +146,23 @@ def choose(
         n: pattern.spread(keep_units(u, pattern.sizes(scores[n]), counts[n]), scores[n].shape).clone()
         for n, u in units.items()
     }
+
+
+def _within(counts: Mapping[str, int], room: Mapping[str, int]) -> dict[str, int]:
+    """Counts that no layer's room falls short of, with the same sum where there is room for it.
+
+    What a layer cannot take goes to the others in proportion to what they have: an allocation knows nothing
+    of the masks that there are, and what is masked must not come back by being first among equals.
+    """
+    if all(counts[n] <= room[n] for n in counts):
+        return dict(counts)
+    total = min(sum(counts.values()), sum(room.values()))
+    full: set[str] = set()
+    shares: dict[str, float] = {n: float(c) for n, c in counts.items()}
+    while over := {n for n in counts if n not in full and shares[n] > room[n]}:
+        full |= over
+        rest = total - sum(room[n] for n in full)
+        free = sum(counts[n] for n in counts if n not in full)
+        shares = {n: room[n] if n in full else counts[n] * rest / max(free, 1) for n in counts}
+    whole = whole_counts([shares[n] / max(room[n], 1) for n in counts], [room[n] for n in counts], total)
+    return dict(zip(counts, whole, strict=True))

@@ -153,6 +153,17 @@ def uniform_plus(layers: Layers, keep: float) -> list[float]:
     return _proportional([1.0] * len(layers.sizes), layers.sizes, keep, pinned)
 
 
+@register_layer_allocation("uniform-last")
+def uniform_last(layers: Layers, keep: float) -> list[float]:
+    """The last layer at least a fifth, the same share of the others.
+
+    S. Liu et al., Sparse Training via Boosting Pruning Plasticity with Neuroregeneration, NeurIPS 2021, for
+    the variant of GraNet that prunes layer by layer.
+    """
+    pinned = {len(layers.sizes) - 1: LAST} if keep < LAST and len(layers.sizes) > 1 else {}
+    return _proportional([1.0] * len(layers.sizes), layers.sizes, keep, pinned)
+
+
 @register_layer_allocation("er")
 def erdos_renyi(layers: Layers, keep: float) -> list[float]:
     """Shares in proportion to (inputs + outputs) / (inputs * outputs), at most 1.
