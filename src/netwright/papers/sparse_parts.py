@@ -20,9 +20,14 @@ Scores = Mapping[str, Sequence[float]]
 _HELD = 0.3
 
 
-def digits(quick: bool = False) -> Splits:
-    """The digits of scikit-learn, 70 % to train and 30 % to test, class by class."""
-    splits = load("digits")
+def digits(quick: bool = False, *, raw: bool = False) -> Splits:
+    """The digits of scikit-learn, 70 % to train and 30 % to test, class by class.
+
+    Args:
+        quick: A few of them only.
+        raw: Grey values in 0..1 rather than normalised ones, so that no input is negative.
+    """
+    splits = load("digits", statistics=((0.0,), (1.0,)) if raw else None)
     source = splits.train.source
     whole = Part(source)
     labels = whole.labels
