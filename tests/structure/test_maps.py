@@ -373,6 +373,32 @@ def test_a_cut_of_tokens_in_a_rewritten_graph_leaves_them_where_heads_repeat() -
     assert made.how == "graph" and made.error <= EXACT and made.kept
 
 
+class Widening(nn.Module):
+    """A block that projects its input where the width changes, as those of Hiera do."""
+
+    def __init__(self, dim: int, dim_out: int) -> None:
+        super().__init__()
+        self.dim, self.dim_out = dim, dim_out
+        self.norm = nn.LayerNorm(dim)
+        self.proj = nn.Linear(dim, dim_out) if dim != dim_out else nn.Identity()
+        self.mix = nn.Linear(dim, dim_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut, x = x, self.norm(x)
+        if self.dim != self.dim_out:
+            shortcut = self.proj(x)
+        return shortcut + self.mix(x) + torch.ones(self.dim_out, dtype=x.dtype)
+
+
+def test_a_branch_that_an_attribute_chooses_reads_the_same_tensor_as_before() -> None:
+    model = fill(nn.Sequential(nn.Linear(3, 4), Widening(4, 6), Widening(6, 6), nn.Linear(6, 2)))
+    net = trace(model, torch.randn(3, 6, 3, dtype=D))  # six tokens, so that six is two sizes
+    for axis in net.prunable:
+        made = widen(model, net, {axis.name: 2 * axis.size})
+        assert made.error <= EXACT and made.how == "in place"
+        assert made.model[2].dim == made.model[2].dim_out
+
+
 # --- what repeating would break ---
 
 

@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from netwright.structure.cost import VIEWS
 from netwright.structure.labels import Labels, Traced
 from netwright.structure.layers import varying
 from netwright.structure.record import Node, Recording
 from netwright.structure.sizes import take
 from netwright.structure.sources import Place
+from netwright.structure.wiring import computes, sources
 
 if TYPE_CHECKING:
     from netwright.structure.tracing import Structure
 
+Ints = NDArray[np.int64]
 #: From the class labels (n,) of a dimension to the indices of what is there after a change.
 Order = Callable[[Tensor], Tensor]
 #: Operators whose secondary outputs are bookkeeping.
@@ -93,9 +95,12 @@ def _operators(
     """The first operator or shape that is not as predicted; of a pass that stopped, of what ran of it."""
     ours, theirs = computing(run.recording), computing(small)
     counted = _counted(run)
-    for position, (a, b) in enumerate(zip(ours, theirs, strict=False)):
+    read = zip(sources(run.recording), sources(small), strict=False)
+    for position, (a, b, (want_from, got_from)) in enumerate(zip(ours, theirs, read, strict=False)):
         if a.op != b.op:
             return Mismatch(f"{b.op} runs where {a.op} ran", a.op, a.module, position, a.source)
+        if any(s != t and None not in (s, t) for s, t in zip(want_from, got_from, strict=False)):
+            return Mismatch("it reads another tensor", a.op, a.module, position, a.source)
         for x, y in list(zip(a.outputs, b.outputs, strict=False))[:_PRIMARY]:
             if x < 0 or y < 0 or x in run.uniform:
                 continue
@@ -192,8 +197,8 @@ def changed_factors(run: Traced, small: Recording) -> list[Factor]:
 
 
 def computing(recording: Recording) -> list[Node]:
-    """The operators of a recording that compute; copies do not count, since a reshape makes some by size."""
-    return [n for n in recording.nodes if n.op not in VIEWS and n.op != "clone"]
+    """The operators of a recording that compute."""
+    return [n for n in recording.nodes if computes(n)]
 
 
 def _floats(node: Node) -> Iterator[float]:
@@ -208,6 +213,27 @@ def _floats(node: Node) -> Iterator[float]:
     yield from inside(list(node.kwargs.values()))
 
 
+def _given(net: Structure, kept: Mapping[str, Mapping[int, Tensor]]) -> dict[str, dict[int, Tensor]]:
+    """The class labels of the small network's parameters.
+
+    Args:
+        net: The dense network's structure.
+        kept: What stayed, by parameter.
+    """
+    known: dict[tuple[int, ...], Tensor] = {}  # what follows one axis is one object, of labels and of indices
+    given: dict[str, dict[int, Tensor]] = {}
+    for name, dims in net.layers.items():
+        cut = kept.get(name, {})
+        given[name] = dict(dims)
+        for dim, layer in dims.items() if cut else ():
+            own = {d: cut[d] for d in varying(layer) if d in cut}
+            key = (id(layer), *[number for d, index in own.items() for number in (d, id(index))])
+            if key not in known:
+                known[key] = take(layer, own)
+            given[name][dim] = known[key]
+    return given
+
+
 def _labels(
     net: Structure,
     run: Traced,
@@ -220,13 +246,7 @@ def _labels(
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    given = {}
-    for name, dims in net.layers.items():
-        cut = kept.get(name, {})
-        given[name] = {
-            dim: take(layer, {d: cut[d] for d in varying(layer) if d in cut}) if cut else layer
-            for dim, layer in dims.items()
-        }
+    given = _given(net, kept)
     labels = Labels(heads=net.heads, given=given, units=net.count)
     walked = labels.walk(small)
     left = np.concatenate([np.zeros(0, np.int64), *[a.numpy() for a, _, _ in labels.ties]])
@@ -237,10 +257,10 @@ def _labels(
     graph = coo_array((np.ones(len(left), np.bool_), (left, right)), shape=(n, n))
     _, component = connected_components(graph, directed=False)
     mine = component[1 : net.count]
+    if np.bincount(mine, minlength=1).max() <= 1:
+        return _inputs(net, run, walked, predicted, keep, component, order)
     ranked = np.argsort(mine, kind="stable")
     double = np.flatnonzero(np.diff(mine[ranked]) == 0)
-    if not len(double):
-        return _inputs(net, run, walked, predicted, keep, component, order)
     bad = {int(ranked[double[0]]) + 1, int(ranked[double[0] + 1]) + 1}
     for a, b, node in labels.ties:
         x, y = a.numpy(), b.numpy()
@@ -256,7 +276,7 @@ def _inputs(
     small: Traced,
     predicted: list[tuple[int, ...]],
     keep: Tensor,
-    component: np.ndarray[Any, np.dtype[np.int64]],
+    component: Ints,
     order: Order | None,
 ) -> Mismatch | None:
     """The first operator that does not see exactly what stays of what it saw in the dense network.
@@ -265,64 +285,109 @@ def _inputs(
     shapes agree, only the labels tell.
     """
     counted = _counted(run)
+    shuffled = net.partition.shuffled
     agreed: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+    dense, after = _Rows(net.sizes.classes), _Rows(lambda layer: layer)
+    waiting: list[tuple[Ints, Ints, Node]] = []  # rows that are to be the same, compared all at once
     for a, b in zip(computing(run.recording), computing(small.recording), strict=True):
         for x, y in zip(a.inputs, b.inputs, strict=False):
             if x in run.uniform or y in small.uniform:
                 continue
-            free = _free(run, counted, x)
-            sizes = zip(predicted[x], small.recording.shapes[y], strict=False)
-            if any(m != n for d, (m, n) in enumerate(sizes) if d not in free):
-                got, want = small.recording.shapes[y], predicted[x]
-                what = f"the input has shape {got} where {want} is right"
-                return Mismatch(what, a.op, a.module, source=a.source)
-            seen_ids = tuple([id(seen) for seen in small.table[y]])
-            mapped = [la for la in map(net.sizes.classes, run.table[x]) if len(varying(la)) == 1]
-            layer_ids = tuple([id(layer) for layer in mapped])
-            if (layer_ids, seen_ids) in agreed:  # what passes through many operators is one object
+            got, want = small.recording.shapes[y], predicted[x]
+            if got != want:
+                free = _free(run, counted, x)
+                if any(m != n for d, (m, n) in enumerate(zip(want, got, strict=False)) if d not in free):
+                    what = f"the input has shape {got} where {want} is right"
+                    return _apart(waiting, component) or Mismatch(what, a.op, a.module, source=a.source)
+            key = (tuple(map(id, run.table[x])), tuple(map(id, small.table[y])))
+            if key in agreed:  # what passes through many operators is one object
                 continue
-            agreed.add((layer_ids, seen_ids))
-            for layer in mapped:
-                dims = varying(layer)
-                want_units = layer.reshape(-1)[_stays(layer, mapped, keep, order)]
-                there = [seen.reshape(-1) for seen in small.table[y] if varying(seen) == dims]
-                shuffled = net.partition.shuffled
+            agreed.add(key)
+            rows = [row for row in map(dense.row, run.table[x]) if len(row.dims) == 1]
+            for row in rows:
+                there = [seen.units for seen in map(after.row, small.table[y]) if seen.dims == row.dims]
+                if not there:
+                    continue
+                stay = row.units[_stays(row, rows, keep, order)]
                 if order is None and shuffled.any():
-                    found = any(_same_set(seen, want_units, component, shuffled) for seen in there)
+                    found = any(_same_set(units, stay, component, shuffled) for units in there)
+                elif len(there) == 1 and there[0].shape == stay.shape:
+                    waiting.append((there[0], stay, a))
+                    found = True
                 else:
-                    found = any(_same(seen, want_units, component) for seen in there)
-                if there and not found:
-                    return Mismatch("it sees other units than in the dense network", a.op, a.module)
-    return None
+                    found = any(_same(units, stay, component) for units in there)
+                if not found:
+                    what = "it sees other units than in the dense network"
+                    return _apart(waiting, component) or Mismatch(what, a.op, a.module)
+    return _apart(waiting, component)
 
 
-def _stays(layer: Tensor, layers: list[Tensor], keep: Tensor, order: Order | None) -> Tensor:
-    """What is left of a layer: a mask, or indices."""
+@dataclass(frozen=True)
+class _Row:
+    """A layer as an array: the dimensions along which it varies, and its units (n,) in order."""
+
+    dims: tuple[int, ...]
+    units: Ints
+
+
+class _Rows:
+    """Layers as arrays, each looked at once."""
+
+    def __init__(self, label: Callable[[Tensor], Tensor]) -> None:
+        self._label = label
+        self._known: dict[int, tuple[Tensor, _Row]] = {}  # by id; the layer is held, so that it stays its own
+
+    def row(self, layer: Tensor) -> _Row:
+        known = self._known.get(id(layer))
+        if known is None:
+            seen = self._label(layer)
+            row = _Row(varying(seen), seen.numpy().ravel())
+            known = self._known[id(layer)] = (layer, row)
+        return known[1]
+
+
+def _apart(waiting: list[tuple[Ints, Ints, Node]], component: Ints) -> Mismatch | None:
+    """The first operator whose rows of units are not the same."""
+    if not waiting:
+        return None
+    seen = np.concatenate([units for units, _, _ in waiting])
+    want = np.concatenate([units for _, units, _ in waiting])
+    wrong = ~_agree(seen, want, component)
+    if not wrong.any():
+        return None
+    ends = np.cumsum([len(units) for units, _, _ in waiting])
+    node = waiting[int(np.searchsorted(ends, wrong.argmax(), side="right"))][2]
+    return Mismatch("it sees other units than in the dense network", node.op, node.module)
+
+
+def _stays(row: _Row, rows: list[_Row], keep: Tensor, order: Order | None) -> NDArray[Any]:
+    """What is left of a row: a mask, or indices."""
     if order is not None:
-        for other in (layer, *layers):  # the one that moves takes the others along
-            index = order(other.reshape(-1))
-            if varying(other) == varying(layer) and not torch.equal(index, torch.arange(layer.numel())):
-                return index
-        return torch.arange(layer.numel())
-    stays = keep[layer].reshape(-1)
-    for other in layers:  # an element stays iff it does in every layer
-        stays = stays & keep[other].reshape(-1) if varying(other) == varying(layer) else stays
-    return stays
+        for other in (row, *rows):  # the one that moves takes the others along
+            index = order(torch.from_numpy(other.units)).numpy()
+            if other.dims == row.dims and not np.array_equal(index, np.arange(len(row.units))):
+                return index  # type: ignore[no-any-return]
+        return np.arange(len(row.units))
+    mask = keep.numpy()
+    stays = mask[row.units]
+    for other in rows:  # an element stays iff it does in every layer
+        if other is not row and other.dims == row.dims:
+            stays = stays & mask[other.units]
+    return stays  # type: ignore[no-any-return]
 
 
 def _same_set(
-    seen: Tensor,
-    want: Tensor,
-    component: np.ndarray[Any, np.dtype[np.int64]],
-    shuffled: np.ndarray[Any, np.dtype[np.bool_]],
+    x: Ints,
+    y: Ints,
+    component: Ints,
+    shuffled: NDArray[np.bool_],
 ) -> bool:
     """Whether two rows of units are the same in any order: that they meet the same is what the ties tell.
 
     Slots without units are taken for what else is wanted, unless that is interleaved with others.
     """
-    if seen.shape != want.shape:
+    if x.shape != y.shape:
         return False
-    x, y = seen.numpy(), want.numpy()
     found, wanted = np.sort(component[x[x != 0]]), component[y]
     order = np.argsort(wanted, kind="stable")
     place = np.searchsorted(wanted[order], found)
@@ -333,9 +398,11 @@ def _same_set(
     return not shuffled[rest].any()
 
 
-def _same(seen: Tensor, want: Tensor, component: np.ndarray[Any, np.dtype[np.int64]]) -> bool:
+def _same(seen: Ints, want: Ints, component: Ints) -> bool:
     """Whether two rows of units are the same, up to ties; frozen slots and new units say nothing."""
-    if seen.shape != want.shape:
-        return False
-    x, y = seen.numpy(), want.numpy()
-    return bool(((component[x] == component[y]) | (x == 0) | (y == 0)).all())
+    return seen.shape == want.shape and bool(_agree(seen, want, component).all())
+
+
+def _agree(seen: Ints, want: Ints, component: Ints) -> NDArray[np.bool_]:
+    """Where two rows of units (n,) say nothing against one another."""
+    return (component[seen] == component[want]) | (seen == 0) | (want == 0)  # type: ignore[no-any-return]
