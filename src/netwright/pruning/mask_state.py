@@ -36,14 +36,17 @@ class _Holder(nn.Module):
 class _Soft(nn.Module):
     """Multiplies a weight by its mask in the forward pass."""
 
-    def __init__(self, holder: nn.Module, name: str) -> None:
+    def __init__(self, holder: nn.Module, name: str, order: Iterable[str]) -> None:
         super().__init__()
         # In a list, so that the holder is not registered twice and its buffer saved twice.
         self._holder, self._name = [holder], name
+        #: How the parameters of the module stood before: a parametrization loses their order.
+        self.order = tuple(order)
 
     def forward(self, weight: Tensor) -> Tensor:
         mask: Tensor = self._holder[0].get_buffer(self._name)
-        return weight * mask
+        # Where a structure is traced there are no values to mask, and shapes are those of the weight.
+        return weight if weight.is_meta else weight * mask
 
 
 class MaskState:
@@ -61,6 +64,7 @@ class MaskState:
     """
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Tensor], *, soft: bool = False) -> None:
+        model = unwrap(model)
         if ROOT in model._modules:
             raise UsageError(
                 "the network has masks already", "use MaskState.of(model), or remove() them first"
@@ -80,7 +84,11 @@ class MaskState:
 
     @classmethod
     def of(cls, model: nn.Module) -> MaskState | None:
-        """The masks of a network, a copy or a loaded one included, or None where it has none."""
+        """The masks of a network, a copy or a loaded one included, or None where it has none.
+
+        Also of one inside a `DistributedDataParallel`, an `AveragedModel` or a compiled module.
+        """
+        model = unwrap(model)
         if ROOT not in model._modules:
             return None
         state = cls.__new__(cls)
@@ -159,6 +167,8 @@ class MaskState:
         for name, mask in masks.items():
             if name not in present or present[name].shape != mask.shape:
                 raise UsageError(f"there is no mask {name!r} of shape {tuple(mask.shape)}")
+            _check_lengths(self.model, name, mask)
+        for name, mask in masks.items():
             present[name].copy_(mask)
         if not self.soft:
             self.apply_()
@@ -173,13 +183,19 @@ class MaskState:
         soft = self.soft
         for name, mask in self._named():
             parameter = self.parameter(name)
-            if not soft:
-                parameter.mul_(mask)
-            if optimizer is None or soft:
+            if parameter.shape != mask.shape:
+                raise UsageError(
+                    f"{name} has shape {tuple(parameter.shape)}, its mask {tuple(mask.shape)}",
+                    "cut networks with netwright.prune, or carry_masks(dense, small, kept) after a surgery",
+                )
+            if soft:
                 continue
-            for slot in optimizer.state.get(parameter, {}).values():
+            gone = ~mask
+            # Filled, not multiplied: a product with what is not finite is no zero.
+            parameter.masked_fill_(gone, 0)
+            for slot in () if optimizer is None else optimizer.state.get(parameter, {}).values():
                 if isinstance(slot, Tensor) and slot.shape == mask.shape:
-                    slot.mul_(mask)
+                    slot.masked_fill_(gone, 0)
 
     def hold(self, optimizer: torch.optim.Optimizer) -> torch.utils.hooks.RemovableHandle:
         """Apply the masks after every step of an optimiser; returns the handle that ends it."""
@@ -198,8 +214,9 @@ class MaskState:
     def broadcast_(self, source: int = 0) -> None:
         """Give every process the masks of one, where several train together."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for _, mask in self._named():
-                torch.distributed.broadcast(mask, source)
+            own = self.masks
+            for name, mask in agree(own, source).items():
+                own[name].copy_(mask)
             if not self.soft:
                 self.apply_()
 
@@ -209,10 +226,36 @@ class MaskState:
     def _soften(self, names: list[str]) -> None:
         root = self.model._modules[ROOT]
         assert root is not None
+        orders: dict[int, tuple[str, ...]] = {}
         for name in names:
-            owner, _, leaf = name.rpartition(".")
-            module = self.model.get_submodule(owner)
-            parametrize.register_parametrization(module, leaf, _Soft(_holder_of(root, name), leaf))
+            holder, own = _holder_of(root, name), name.rpartition(".")[2]
+            for module, leaf in _owners(self.model, self.model.get_parameter(name)):
+                order = orders.setdefault(id(module), tuple(module._parameters))
+                parametrize.register_parametrization(module, leaf, _Soft(holder, own, order))
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network inside a `DistributedDataParallel`, an `AveragedModel` or a compiled module."""
+    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel, torch.optim.swa_utils.AveragedModel)
+    inner = model._modules.get("module") if isinstance(model, wrappers) else model._modules.get("_orig_mod")
+    return model if inner is None else unwrap(inner)
+
+
+def agree(masks: Mapping[str, Tensor], source: int = 0) -> Masks:
+    """The masks that one of several processes chose; where there is one process, the given ones.
+
+    Args:
+        masks: Parameter -> mask; of the same shapes in every process.
+        source: Whose masks are taken.
+    """
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not ready or torch.distributed.get_world_size() == 1 or not masks:
+        return dict(masks)
+    # In one message of bytes: not every backend sends bools.
+    flat = torch.cat([mask.reshape(-1).to(torch.uint8) for mask in masks.values()])
+    torch.distributed.broadcast(flat, source)
+    parts = flat.bool().split([mask.numel() for mask in masks.values()])
+    return {name: part.reshape(mask.shape) for (name, mask), part in zip(masks.items(), parts, strict=True)}
 
 
 def bake(model: nn.Module) -> nn.Module:
@@ -237,13 +280,48 @@ def _check(model: nn.Module, masks: Mapping[str, Tensor], soft: bool) -> None:
             )
         if _ORIGINAL not in "." + name:
             continue
-        if not all("WeightNorm" in type(part).__name__ for part in owner.children()):
+        kinds = ("_WeightNorm", "_SpectralNorm")
+        if not all(type(part).__name__ in kinds for part in owner.children()):
             raise UsageError(
                 f"{name} is the input of {type(next(owner.children())).__name__}, which keeps no zeros",
                 "remove that parametrization first, or exclude the layer",
             )
         if name.endswith("original0"):
             raise UsageError(f"{name} is the length of a normalised weight", "mask original1, its direction")
+    for name, mask in masks.items():
+        _check_lengths(model, name, mask)
+
+
+def _check_lengths(model: nn.Module, name: str, mask: Tensor) -> None:
+    """Refuse to mask all of what a weight is divided by the length of: the quotient would be no number."""
+    owner_name, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(owner_name)
+    kinds = [type(part).__name__ for part in owner.children()]
+    length: Tensor | None = None
+    if isinstance(owner, parametrize.ParametrizationList) and "_WeightNorm" in kinds:
+        length = owner._parameters.get("original0")
+    elif isinstance(owner, parametrize.ParametrizationList) and "_SpectralNorm" in kinds:
+        length = mask.new_empty([1] * mask.dim())
+    elif leaf.endswith("_v"):
+        length = owner._parameters.get(leaf[:-1] + "g")
+    if length is None:
+        return
+    summed = [dim for dim in range(mask.dim()) if length.dim() == 0 or length.shape[dim] == 1]
+    if not bool(mask.sum(dim=summed).all() if summed else mask.all()):
+        raise UsageError(
+            f"nothing would stay of a part of {name} that is divided by its own length",
+            "keep some of every output, or take the normalisation off before masking",
+        )
+
+
+def _owners(model: nn.Module, parameter: nn.Parameter) -> list[tuple[nn.Module, str]]:
+    """Every module that holds a parameter, under which name: one that is shared has several."""
+    return [
+        (module, leaf)
+        for module in model.modules()
+        for leaf, held in module._parameters.items()
+        if held is parameter
+    ]
 
 
 def _holder_of(root: nn.Module, name: str) -> nn.Module:
@@ -266,6 +344,7 @@ def _harden(module: nn.Module) -> None:
     if not all(map(_is_soft, held.values())):
         raise UsageError(f"{type(module).__name__} has other parametrizations beside its masks")
     originals = {leaf: held[leaf].original for leaf in held}
+    order = next(iter(held.values()))[0].order
     with torch.no_grad():
         for leaf, original in originals.items():
             original.copy_(getattr(module, leaf))
@@ -274,6 +353,8 @@ def _harden(module: nn.Module) -> None:
     module.__class__ = type(module).__mro__[1]
     for leaf, original in originals.items():
         module.register_parameter(leaf, original)
+    for leaf in order:
+        module._parameters[leaf] = module._parameters.pop(leaf)
 
 
 def _plain(name: str) -> str:

@@ -13,9 +13,9 @@ from netwright.errors import UsageError
 from netwright.pruning.choosing import Allocations, check_together, choose, prunable_weights
 from netwright.pruning.elements import Context
 from netwright.pruning.examples import Examples
-from netwright.pruning.granularity import NM, WEIGHT, Granularity, find_granularity
+from netwright.pruning.granularity import WEIGHT, Granularity, find_granularity
 from netwright.pruning.importance import find_elements
-from netwright.pruning.mask_state import MaskState
+from netwright.pruning.mask_state import MaskState, agree, unwrap
 from netwright.pruning.schedule import Event, Gradual, Growth, Schedule, find_schedule
 from netwright.pruning.selection import Masks, top_k
 from netwright.train import Callback, State
@@ -88,7 +88,7 @@ class Sparsity(Callback):
         self.keep, self.importance, self.allocation = keep, importance, allocation
         self.granularity, self.schedule = find_granularity(granularity), find_schedule(schedule)
         check_together(importance, self.granularity, allocation)
-        if isinstance(self.granularity, NM) and isinstance(self.schedule, Gradual) and self.schedule.rate:
+        if self.granularity != WEIGHT and isinstance(self.schedule, Gradual) and self.schedule.rate:
             raise UsageError(
                 f"growing single weights would break the pattern {self.granularity.name}",
                 'take schedule="one-shot", "cubic" or "shrink"',
@@ -98,12 +98,14 @@ class Sparsity(Callback):
         self.names: list[str] = []
         self._explored: Masks = {}
         self._start: Masks = {}
+        self._late: Event | None = None
         self._state: State | None = None
 
     # As a callback
 
     def prepare(self, model: nn.Module) -> None:
-        """Give the network its masks, all ones where it has none yet."""
+        """Give the network its masks, all ones where it has none yet, and forget an earlier training."""
+        self.changes, self._explored, self._start, self._late = [], {}, {}, None
         present = MaskState.of(model)
         if present is not None:
             self.names = list(present.masks)
@@ -126,7 +128,11 @@ class Sparsity(Callback):
     def after_step(self, state: State) -> None:
         """Hold the masks, then do what the schedule says."""
         masks = self._masks(state)
-        masks.apply_(state.optimizer)
+        # To grow by momentum the momentum of what is masked must be known; events clear it.
+        by_momentum = (
+            isinstance(self.schedule, Gradual) and self.schedule.rate and self.schedule.by == "momentum"
+        )
+        masks.apply_(None if by_momentum else state.optimizer)
         self._act(state, masks)
         average = MaskState.of(state.average) if state.average is not None else None
         if average is not None:
@@ -134,27 +140,51 @@ class Sparsity(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What happened so far."""
-        changes = [asdict(c) for c in self.changes]
-        return {"changes": changes, "explored": dict(self._explored), "start": dict(self._start)}
+        late = None if self._late is None else {"rate": self._late.rate, "by": self._late.by}
+        return {
+            "changes": [asdict(c) for c in self.changes],
+            "explored": dict(self._explored),
+            "start": dict(self._start),
+            "late": late,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take it back."""
         self.changes = [Change(**c) for c in state["changes"]]
         self._explored = dict(state["explored"])
         self._start = dict(state["start"])
+        late = state.get("late")
+        self._late = None if late is None else Event(rate=late["rate"], by=late["by"])
 
     # In a loop of one's own
 
-    def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Sparsity:
+    def attach(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        steps: int,
+        *,
+        step: int = 0,
+        average: nn.Module | None = None,
+    ) -> Sparsity:
         """Begin; call `step` after every ``optimizer.step()`` then.
 
         Args:
-            model: The network; it gets masks.
+            model: The network, perhaps inside a `DistributedDataParallel` or a compiled module; it gets
+                masks.
             optimizer: Of its parameters.
             steps: Optimiser steps of the whole training.
+            step: Steps that are done: a training that goes on has the masks of its state dict (see
+                `MaskState.load`), and `load_state_dict` gives back the rest after this.
+            average: A moving average of the network, updated before each call of `step`, with masks of its
+                own: what is masked becomes zero there too.
         """
-        self._state = State(model, optimizer, steps, steps)
-        self.prepare(_plain(model))
+        self._state = State(model, optimizer, steps, steps, step, average)
+        self.prepare(unwrap(model))
+        if average is not None and MaskState.of(average) is None:
+            masks = MaskState.of(model)
+            assert masks is not None
+            MaskState(average, masks.masks, soft=masks.soft)
         self.begin(self._state)
         return self
 
@@ -172,7 +202,7 @@ class Sparsity(Callback):
     # What events do
 
     def _masks(self, state: State) -> MaskState:
-        masks = MaskState.of(_plain(state.model))
+        masks = MaskState.of(unwrap(state.model))
         if masks is None:
             raise UsageError("the network lost its masks", "train the network that prepare() was called with")
         return masks
@@ -180,20 +210,22 @@ class Sparsity(Callback):
     def _act(self, state: State, masks: MaskState) -> None:
         event = self.schedule.event(state.step, state.steps, self.keep)
         if event is None:
+            event = self._late
+        if event is None:
             return
-        model = _plain(state.model)
+        model = unwrap(state.model)
         before = {n: m.clone() for n, m in masks.masks.items()}
         if event.restore:
             masks.set_({n: torch.ones_like(m) for n, m in before.items()})
         if event.keep is not None:
-            chosen = self._choose(model, event, masks, before, state.step)
+            # Processes that train together may have seen other examples: one of them decides.
+            chosen = agree(self._choose(model, event, masks, before, state.step))
             if event.shrink is not None:
                 _shrink(masks, chosen, event.shrink)
                 return
             masks.set_(chosen)
         if event.rate:
             self._exchange(masks, event, state)
-        masks.broadcast_()
         masks.apply_(state.optimizer)
         self._record(state.step, before, masks)
         if event.keep is not None:
@@ -230,7 +262,13 @@ class Sparsity(Callback):
 
         What was dropped may grow back: it is as good a candidate as any other zero.
         """
+        self._late = None
+        if event.by == "gradient" and not _finite(masks):
+            # A loss scaler let the step out; the next gradients can be looked at.
+            self._late = Event(rate=event.rate, by=event.by)
+            return
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + state.step)
+        stay: Masks = {}
         fresh: Masks = {}
         for name, mask in masks.masks.items():
             weight = masks.parameter(name)
@@ -241,12 +279,12 @@ class Sparsity(Callback):
                 continue
             stays = top_k(torch.where(mask, weight.detach().abs(), -torch.inf), kept - moved)
             wanted = _growth(event.by, weight, state.optimizer, generator)
+            stay[name] = stays
             fresh[name] = stays | top_k(torch.where(stays, -torch.inf, wanted), moved)
-            with torch.no_grad():
-                # A grown weight begins at zero, and so does one that was dropped and grew back.
-                weight.mul_(stays)
-                _clear(state.optimizer, weight, stays)
-        masks.set_(fresh)
+        # A grown weight begins at zero, and so does one that was dropped and grew back.
+        masks.set_(agree(stay))
+        masks.apply_(state.optimizer)
+        masks.set_(agree(fresh))
 
     def _record(self, step: int, before: Masks, masks: MaskState) -> None:
         now = masks.masks
@@ -259,16 +297,6 @@ class Sparsity(Callback):
         total = sum(m.numel() for m in now.values())
         explored = sum(int(m.sum()) for m in self._explored.values()) / total
         self.changes.append(Change(step, masks.density, pruned, grown, explored))
-
-
-def _plain(model: nn.Module) -> nn.Module:
-    """The network inside a DistributedDataParallel or a compiled module."""
-    for name in ("_orig_mod", "module"):
-        inner = model._modules.get(name)
-        wrapped = isinstance(model, nn.parallel.DistributedDataParallel) or name == "_orig_mod"
-        if wrapped and inner is not None:
-            return _plain(inner)
-    return model
 
 
 @torch.no_grad()
@@ -298,7 +326,7 @@ def _growth(
     return weight.grad.detach().abs()
 
 
-def _clear(optimizer: torch.optim.Optimizer, weight: nn.Parameter, stays: Tensor) -> None:
-    for slot in optimizer.state.get(weight, {}).values():
-        if isinstance(slot, Tensor) and slot.shape == stays.shape:
-            slot.mul_(stays)
+def _finite(masks: MaskState) -> bool:
+    """Whether all gradients that there are, of masked weights, are numbers."""
+    gradients = [g for n in masks.masks if (g := masks.parameter(n).grad) is not None]
+    return bool(torch.stack([torch.isfinite(g).all() for g in gradients]).all()) if gradients else True
