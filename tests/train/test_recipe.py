@@ -12,6 +12,8 @@ def test_json_round_trip() -> None:
     recipe = Recipe(epochs=3, lr=0.05, optimizer="adamw", clip_norm=1.0, limit=100, channels_last=False)
     assert Recipe.from_json(recipe.to_json()) == recipe
     assert Recipe.from_json(dataclasses.asdict(recipe)) == recipe
+    stepped = Recipe(schedule="step", milestones=(0.5, 0.64), gamma=0.5, optimizer="adamw", beta2=0.99)
+    assert Recipe.from_json(stepped.to_json()) == stepped and hash(stepped)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,9 @@ def test_json_round_trip() -> None:
         ("lr", float("nan")),
         ("lr", float("inf")),
         ("momentum", 1.0),
+        ("milestones", (0.5, 1.5)),
+        ("gamma", 0.0),
+        ("beta2", 1.0),
         ("label_smoothing", 1.0),
         ("ema", -0.1),
         ("distill_weight", 1.1),

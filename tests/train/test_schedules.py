@@ -32,6 +32,11 @@ def test_step_divides_by_ten_twice() -> None:
     assert values[90] == pytest.approx(0.01)
 
 
+def test_step_falls_where_it_is_told_to() -> None:
+    values = [factor("step", step, 100, 0, (0.2, 0.64), 0.5) for step in range(100)]
+    assert [values[k] for k in (19, 20, 63, 64, 99)] == [1, 0.5, 0.5, 0.25, 0.25]
+
+
 def test_one_cycle_peaks_at_three_tenths() -> None:
     values = [factor("one-cycle", step, 100) for step in range(100)]
     assert 28 <= values.index(max(values)) <= 31

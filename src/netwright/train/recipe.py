@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from netwright.errors import UsageError
-from netwright.train.schedules import SCHEDULES
+from netwright.train.schedules import GAMMA, MILESTONES, SCHEDULES
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -25,6 +25,9 @@ class Recipe:
         momentum: Momentum of SGD; ignored by AdamW.
         weight_decay: Decay of weights with two dimensions or more; norms and biases are never decayed.
         schedule: ``"cosine"``, ``"step"``, ``"one-cycle"`` or ``"constant"``.
+        milestones: Where the schedule ``"step"`` falls, as shares of the training.
+        gamma: What it multiplies the learning rate by each time.
+        beta2: Decay of AdamW's second moment; ignored by SGD.
         warmup_epochs: Epochs over which the learning rate rises linearly before the schedule begins.
         label_smoothing: Share of the target spread over all classes, in 0..1.
         mixup: Alpha of the Beta distribution of mixup; 0 is off.
@@ -51,6 +54,9 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: Literal["cosine", "step", "one-cycle", "constant"] = "cosine"
+    milestones: tuple[float, ...] = MILESTONES
+    gamma: float = GAMMA
+    beta2: float = 0.999
     warmup_epochs: float = 0.0
     label_smoothing: float = 0.0
     mixup: float = 0.0
@@ -71,6 +77,12 @@ class Recipe:
         _range("lr", self.lr, at_least=0, open_below=True)
         _range("momentum", self.momentum, at_least=0, below=1)
         _range("weight_decay", self.weight_decay, at_least=0)
+        # JSON has lists only, and a recipe must be hashable.
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        for milestone in self.milestones:
+            _range("milestones", milestone, at_least=0, at_most=1)
+        _range("gamma", self.gamma, at_least=0, open_below=True, at_most=1)
+        _range("beta2", self.beta2, at_least=0, below=1)
         _range("warmup_epochs", self.warmup_epochs, at_least=0)
         _range("label_smoothing", self.label_smoothing, at_least=0, below=1)
         _range("mixup", self.mixup, at_least=0)

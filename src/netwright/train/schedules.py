@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 SCHEDULES = ("cosine", "step", "one-cycle", "constant")
 
-_STEP_MILESTONES = (0.5, 0.75)
-_STEP_GAMMA = 0.1
+#: Where ``step`` falls, and to what share each time, unless a recipe says otherwise.
+MILESTONES = (0.5, 0.75)
+GAMMA = 0.1
 _ONE_CYCLE_RISE = 0.3
 _ONE_CYCLE_START = 1 / 25
 _ONE_CYCLE_END = 1e-4
 
 
-def factor(schedule: str, step: int, steps: int, warmup: int = 0) -> float:
+def factor(
+    schedule: str,
+    step: int,
+    steps: int,
+    warmup: int = 0,
+    milestones: Sequence[float] = MILESTONES,
+    gamma: float = GAMMA,
+) -> float:
     """Return the share of the peak learning rate at one step.
 
     Args:
-        schedule: One of `SCHEDULES`. ``cosine`` falls to 0; ``step`` divides by 10 after 1/2 and 3/4;
+        schedule: One of `SCHEDULES`. ``cosine`` falls to 0; ``step`` multiplies by `gamma` at every milestone;
             ``one-cycle`` rises from 1/25 over the first 30 % and falls to 1e-4, both as cosines.
         step: The step, 0 <= step < steps.
         steps: Steps of the whole training.
         warmup: First steps, over which the factor rises linearly to 1; the schedule spans the rest.
+        milestones: Of ``step``, as shares of the schedule.
+        gamma: Of ``step``.
 
     Returns:
         A factor in (0, 1].
@@ -33,7 +44,7 @@ def factor(schedule: str, step: int, steps: int, warmup: int = 0) -> float:
     if schedule == "cosine":
         return _cosine(1.0, 0.0, progress)
     if schedule == "step":
-        return _STEP_GAMMA ** sum(progress >= milestone for milestone in _STEP_MILESTONES)
+        return gamma ** sum(progress >= milestone for milestone in milestones)
     if schedule == "one-cycle":
         if progress < _ONE_CYCLE_RISE:
             return _cosine(_ONE_CYCLE_START, 1.0, progress / _ONE_CYCLE_RISE)

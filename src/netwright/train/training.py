@@ -108,7 +108,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     ]
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr)
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, recipe.beta2))
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
 
 
@@ -328,7 +328,9 @@ class Training:
     def _set_lr(self, step: int) -> float:
         recipe = self.recipe
         warmup = round(recipe.warmup_epochs * self.steps)
-        lr = recipe.lr * factor(recipe.schedule, step, recipe.epochs * self.steps, warmup)
+        steps = recipe.epochs * self.steps
+        share = factor(recipe.schedule, step, steps, warmup, recipe.milestones, recipe.gamma)
+        lr = recipe.lr * share
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         return lr
