@@ -1,8 +1,9 @@
 """Repairs: how the weights that stay make up for those that went, without any training.
 
-"none" leaves the slices as they are; "bn" recomputes the statistics of batch norms; "obs" refits every
-operator to the dense network's outputs, in the least-squares sense, and corrects the statistics of batch
-norms; "auto" is "obs" where there are data and "none" where there are not.
+"none" leaves the slices as they are; "bn" recomputes the statistics of batch norms; "absorb" moves what
+removed inputs gave on average into biases and statistics; "obs" refits every operator to the dense network's
+outputs, in the least-squares sense, and corrects the statistics of batch norms; "auto" is "obs" where there
+are data and "none" where there are not.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from netwright.pruning.update import update_
 from netwright.structure import Structure
 from netwright.structure.onnx import OnnxNetwork
 
-REPAIRS = ("none", "bn", "obs", "auto")
+REPAIRS = ("none", "bn", "absorb", "obs", "auto")
 
 
 def list_repairs() -> list[str]:
@@ -83,6 +84,8 @@ def repair_(
         )
     if repair == "obs":
         notes += update_(small, net, model, keep, examples, adopted)
+    if repair == "absorb":
+        notes += update_(small, net, model, keep, examples, adopted, refit=False)
     if repair == "bn":
         count = recalibrate_(small, examples)
         if count:

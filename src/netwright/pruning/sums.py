@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,9 +23,13 @@ class Sums:
     Args:
         dense: The call in the dense network.
         small: The call in the small one.
+        products: Also take second moments; without, the means are those inside an image, where a kernel does
+            not reach into the padding, so that what is constant there is exact.
     """
 
-    def __init__(self, dense: Call, small: Call) -> None:
+    def __init__(self, dense: Call, small: Call, *, products: bool = True) -> None:
+        if not products:
+            dense, small = _inside(dense), _inside(small)
         step = max(1, small.rows // max(_MOST_ROWS * small.columns, _ALWAYS))
         self._count = 0
         for x, z in zip(_rows(dense, step), _rows(small, step), strict=True):
@@ -40,6 +45,8 @@ class Sums:
             self._count += x.shape[1]
             self._x += x.sum(dim=1).double()
             self._z += z.sum(dim=1).double()
+            if not products:
+                continue
             self._zx.baddbmm_(z.transpose(1, 2), x)
             self._zz.baddbmm_(z.transpose(1, 2), z)
 
@@ -59,6 +66,17 @@ class Sums:
         x, z = self.means()
         zx, zz = self.centred()
         return zx + z[:, :, None] * x[:, None, :], zz + z[:, :, None] * z[:, None, :]
+
+
+def _inside(call: Call) -> Call:
+    """The call without padding, where the image is larger than the kernel."""
+    if call.geometry is None:
+        return call
+    kernel, stride, padding, dilation = call.geometry
+    reach = [(k - 1) * dilation[i % len(dilation)] + 1 for i, k in enumerate(kernel)]
+    if any(n < r for n, r in zip(call.x.shape[2:], reach, strict=True)):
+        return call
+    return replace(call, geometry=(kernel, stride, [0] * len(padding), dilation))
 
 
 def _rows(call: Call, step: int) -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ operator it is refitted to the dense network's own inputs instead, over all batc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,8 @@ def update_(
     keep: Tensor,
     examples: Examples,
     adopted: Sequence[str] = (),
+    *,
+    refit: bool = True,
 ) -> list[str]:
     """Refit the weights and statistics of a network that has just been cut, in place.
 
@@ -57,6 +60,8 @@ def update_(
         keep: (count,) bool, what stayed.
         examples: The data.
         adopted: Attention modules that the surgery gave a free inner width.
+        refit: Solve for the weights; without, they stay and only biases and statistics take over what removed
+            inputs gave on average.
 
     Returns:
         What a reader should know, one line each.
@@ -66,8 +71,9 @@ def update_(
     device = next((p.device for p in dense.parameters()), torch.device("cpu"))
     inputs = inputs.map(lambda x: x.to(device))
     uses = survey(dense, net.inputs.map(lambda x: x.to(device)))
-    plan = _plan(net, dense, keep, uses, _leading(inputs) / max(net.batch, 1))
-    fit = _Fit(net, dense, small, keep, uses)
+    factor = _leading(inputs) / max(net.batch, 1)
+    plan = _plan(net, dense, keep, uses, factor if refit else math.inf)
+    fit = _Fit(net, dense, small, keep, uses, refit)
     found, more = gather_moments(net, dense, examples, plan.alone)
     modes = {m: m.training for m in small.modules()}
     with torch.no_grad():
@@ -77,7 +83,8 @@ def update_(
     for module, mode in modes.items():
         module.training = mode
     done = len(found) + len(fit.done & plan.together)
-    notes = [f"{done} operators were refitted to the dense network's outputs"]
+    how = "were refitted to the dense network's outputs" if refit else "took over what removed inputs gave"
+    notes = [f"{done} operators {how}"]
     if plan.norms:
         notes.append(f"statistics of {len(plan.norms)} batch norms were corrected")
     return [*notes, *plan.notes, *more]
@@ -92,8 +99,8 @@ def _plan(net: Structure, dense: nn.Module, keep: Tensor, uses: dict[str, Use], 
         if use is None or consumer.transposed or weights[name].dim() < 2:
             continue
         columns = width(consumer, weights[name])
-        enough = use.rows * factor >= _LEAST_ROWS * columns
-        if use.calls == 1 and enough and columns <= WIDEST:
+        enough = use.rows * factor >= _LEAST_ROWS * columns and (columns <= WIDEST or factor == math.inf)
+        if use.calls == 1 and enough:
             plan.together.add(name)
         elif varies(net, consumer):
             classes = columns_of(net.layers[name][consumer.dim_in], consumer, weights[name])
@@ -109,14 +116,22 @@ class _Fit:
     """Writes refitted weights into the small network."""
 
     def __init__(
-        self, net: Structure, dense: nn.Module, small: nn.Module, keep: Tensor, uses: dict[str, Use]
+        self,
+        net: Structure,
+        dense: nn.Module,
+        small: nn.Module,
+        keep: Tensor,
+        uses: dict[str, Use],
+        refit: bool,
     ) -> None:
-        self.net, self.keep, self.uses = net, keep, uses
+        self.net, self.keep, self.uses, self.refit = net, keep, uses, refit
         self.consumers = {c.name: c for c in net.consumers}
         self.dense = dict(dense.named_parameters(remove_duplicate=False))
         self.here = dict(small.named_parameters(remove_duplicate=False))
         self.storages = {t.untyped_storage().data_ptr(): n for n, t in reversed(self.dense.items())}
         self.done: set[str] = set()
+        #: What the next batch norm takes off its mean.
+        self._pending: Tensor | None = None
 
     def alone(self, name: str, moments: Moments) -> None:
         """Refit to the dense network's own inputs.
@@ -129,7 +144,8 @@ class _Fit:
         rows = self._rows(consumer, 0, self.dense[name].shape[consumer.dim_out])
         full, stay = self._dense(consumer, rows)
         centred = moments.bias is not None or self.uses[name].normalised
-        new = refit(full, moments.centred if centred else moments.second, stay)
+        second = moments.centred if centred else moments.second
+        new = refit(full, second, stay) if self.refit else _columns(full, stay)
         mean = moments.mean
         shift = full.double() @ mean[:, :, None] - new.double() @ mean.gather(1, stay)[:, :, None]
         self._write(consumer, new, rows, 0, moments.bias, shift)
@@ -149,15 +165,21 @@ class _Fit:
         if dense.groups != small.groups or len(rows) != small.outputs[1] - small.outputs[0]:
             return  # whole groups went, of one input channel each: there is nothing to make up with
         full, stay = self._dense(consumer, rows)
-        sums = Sums(dense, small)
+        sums = Sums(dense, small, products=self.refit)
         bias = self.storages.get(dense.bias.untyped_storage().data_ptr()) if dense.bias is not None else None
         centred = bias is not None or self.uses[dense.name].normalised
-        cross, second = sums.centred() if centred else sums.plain()
-        start = full.gather(2, stay[:, None, :].expand(-1, full.shape[1], -1))
-        new = solve(full, cross, second, start)
+        new = _columns(full, stay)
+        if self.refit:
+            cross, second = sums.centred() if centred else sums.plain()
+            new = solve(full, cross, second, new)
         before, after = sums.means()
+        if not self.refit:
+            # Only what removed inputs gave: what earlier operators got wrong is theirs.
+            after = before.gather(1, stay)
         shift = full.double() @ before[:, :, None] - new.double() @ after[:, :, None]
         self._write(consumer, new, rows, small.outputs[0], bias, shift)
+        if not self.refit and bias is None and self.uses[dense.name].normalised:
+            self._pending = shift.reshape(-1)
         self.done.add(dense.name)
 
     def _statistics(self, dense: Call, small: Call) -> None:
@@ -168,6 +190,11 @@ class _Fit:
         """
         assert dense.statistics is not None and small.statistics is not None
         (mean, variance), target = dense.statistics, small.statistics
+        if not self.refit:
+            if self._pending is not None and len(self._pending) == len(target[0]):
+                target[0].sub_(self._pending.to(target[0]))
+            self._pending = None
+            return
         labels = self.net.layers.get(dense.name, {}).get(0)
         stays = torch.ones(len(mean), dtype=torch.bool) if labels is None else self.keep[labels.reshape(-1)]
         index = stays.expand(len(mean)).nonzero().reshape(-1).to(mean.device)
@@ -209,6 +236,11 @@ class _Fit:
             base = self.dense[bias].detach()
             base = base[rows.to(base.device)].double()
             self.here[bias][first : first + len(rows)] = (base + shift.reshape(-1)).to(new.dtype)
+
+
+def _columns(full: Tensor, stay: Tensor) -> Tensor:
+    """The columns that stay: (G, O, D) and (G, S) -> (G, O, S)."""
+    return full.gather(2, stay[:, None, :].expand(-1, full.shape[1], -1))
 
 
 def _channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
