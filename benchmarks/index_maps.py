@@ -36,6 +36,7 @@ from netwright.structure import Structure, trace
 from netwright.structure.maps import IndexMap, draw_permutation, width
 from netwright.structure.remapping import permute, remap, widen, wider
 from netwright.structure.repeating import Repeatable, repeatable
+from netwright.structure.sources import where
 from netwright.testing.surgery import randomise
 
 Row = dict[str, Any]
@@ -114,8 +115,7 @@ def measure(case: Case, options: argparse.Namespace) -> Row:
 
 
 def _reason(verdict: Repeatable) -> str:
-    node = verdict.node
-    return f"{verdict.reason} ({node.module or 'the model itself'})" if node is not None else verdict.reason
+    return f"{verdict.reason} ({where(verdict.node)})" if verdict.node is not None else verdict.reason
 
 
 def _subsets(

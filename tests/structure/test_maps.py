@@ -373,6 +373,24 @@ def test_a_cut_of_tokens_in_a_rewritten_graph_leaves_them_where_heads_repeat() -
     assert made.how == "graph" and made.error <= EXACT and made.kept
 
 
+def test_parts_of_unlike_sizes_are_repeated_all_alike() -> None:
+    """A grouped convolution over a split, and the rest of the split beside it, as in Res2Net."""
+
+    def forward(m: Net, x: Tensor) -> Tensor:
+        a, b = m.a(x).split([6, 6], 1)
+        return m.c(torch.cat([m.g(a).relu(), b.tanh()], 1))
+
+    model = fill(Net(forward, a=nn.Conv1d(3, 12, 1), g=nn.Conv1d(6, 6, 1, groups=2), c=nn.Conv1d(12, 2, 1)))
+    net = trace(model, torch.randn(2, 3, 5, dtype=D))
+    axis = next(a for a in net.prunable if a.coupling is not None)
+    verdict = next(r for r in repeatable(net) if r.axis == axis.name)
+    assert verdict.kind == "alike" and verdict.node is not None
+    size = axis.cells.shape[1]
+    assert widen(model, net, {axis.name: 2 * size}).error <= EXACT
+    with pytest.raises(StructureError, match="sizes that fit"):
+        widen(model, net, {axis.name: size + 1})
+
+
 class Widening(nn.Module):
     """A block that projects its input where the width changes, as those of Hiera do."""
 

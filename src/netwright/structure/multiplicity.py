@@ -32,6 +32,8 @@ Ints = NDArray[np.int64]
 #: Why the parts of an axis that a shuffle interleaves cannot be repeated: a cut at the half of twice as many
 #: positions leaves copies of one member on both sides.
 INTERLEAVED = "its parts are interleaved, and copies would go other ways than their members"
+#: Why the members of an axis whose parts differ in size are repeated equally often or not at all.
+COUPLED = "its parts must keep sizes that fit each other"
 #: Families of rules whose operators treat the members of an axis alike and one by one.
 _ONE_BY_ONE = frozenset({"elementwise", "move", "factory", "index"})
 _NORMS = frozenset({"native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm"})

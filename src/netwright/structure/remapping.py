@@ -17,10 +17,11 @@ from netwright.structure.check import Precision, check
 from netwright.structure.copying import deep_copy
 from netwright.structure.inputs import Inputs
 from netwright.structure.maps import IndexMap, Layout, interchangeable, width
-from netwright.structure.multiplicity import INTERLEAVED, Multiplicities, multiplicities
-from netwright.structure.repeating import repeatable
+from netwright.structure.multiplicity import COUPLED, INTERLEAVED, Multiplicities, multiplicities
+from netwright.structure.repeating import interleaved, repeatable
 from netwright.structure.scales import fit_scales, multiply_scales
 from netwright.structure.sizes import scale
+from netwright.structure.sources import where
 from netwright.structure.surgery import Change, Kept, Shrunk, carry_out, replay, shrink
 from netwright.structure.tracing import Structure
 
@@ -77,9 +78,9 @@ def remap(
         if demand.broken(layout.times):
             hit = demand.rows[layout.times[demand.rows] > 1]
             name = next((a.name for a in net.axes if bool(np.isin(a.cells.numpy(), hit).any())), "an axis")
-            where = f"operator {demand.node.op} in {demand.node.module or 'the model itself'}"
             raise StructureError(
-                f"repeating {name} like this would change the function: {demand.reason} ({where})",
+                f"repeating {name} like this would change the function: {demand.reason} "
+                f"({where(demand.node)})",
                 "repeat all its members equally often" if demand.alike else "leave it as it is",
             )
     if shares is None:
@@ -214,13 +215,21 @@ def _drawn_shares(layout: Layout, generator: torch.Generator) -> Tensor:
 
 
 def _whole_paths(net: Structure, layout: Layout) -> None:
-    """Refuse what would send members of interleaved parts along other paths than their own."""
+    """Refuse what would send members of parts along other paths than their own, or leave unequal parts."""
     for axis in net.axes:
+        if axis.coupling is None:
+            continue
         times = layout.times[axis.cells.numpy()]
-        if axis.coupling is not None and ((times > 1).any() or ((times == 0).any() and layout.moves)):
+        repeats, cuts = bool((times > 1).any()), bool((times == 0).any())
+        if interleaved(net, axis) and (repeats or (cuts and layout.moves)):
             raise StructureError(
                 f"{axis.name} cannot be repeated, or cut and reordered at once: {INTERLEAVED}",
                 "remove or reorder its members, one after the other",
+            )
+        if (repeats and times.min() != times.max()) or (cuts and layout.moves):
+            raise StructureError(
+                f"{axis.name} cannot be repeated unevenly, or cut and reordered at once: {COUPLED}",
+                "repeat all its members equally often, or remove or reorder them, one after the other",
             )
 
 
@@ -265,28 +274,38 @@ def _kept(
 
 def _verify(model: nn.Module, net: Structure, made: Shrunk, plan: Change) -> float:
     """The largest relative difference in float64."""
-    dense = deep_copy(model).cpu().double().eval()
-    if not plan.factors and not made.scales:
-        small = deep_copy(made.model).cpu().double()
-    elif made.how == "in place":  # shares such as 1/3 are rounded to the precision of the parameter
-        factors = multiply_scales(plan.factors, fit_scales(made.scales, made.kept))
-        small = replay(dense, made.kept, made.attributes, made.adopted, factors)
-    else:
-        wide = copy.copy(net)
-        wide.inputs = net.inputs.map(lambda x: x.double() if x.is_floating_point() else x)
-        small = carry_out(dense, wide, plan, made.how).model
     keep = plan.times > 0
-    small.eval()
     if bool(keep.all()):
-        error = compare(lambda inputs: inputs.call(dense), small, net.inputs)
+        given = _exactly(net.inputs)
+        network = _double(model)
+        wanted = _outputs(lambda inputs: inputs.call(network), given)
+        del network  # one at a time in memory
+        network = _changed(model, net, made, plan)
+        error = _difference(wanted, _outputs(lambda inputs: inputs.call(network), given))
     else:
-        error = check(dense, net, keep, small).error
+        error = check(_double(model), net, keep, _changed(model, net, made, plan)).error
     if not error <= TOLERANCE:
         raise StructureError(
             f"{net.name} computes something else after the change: the relative difference is {error:.3g}",
             "leave the last axis that you changed as it is",
         )
     return error
+
+
+def _double(model: nn.Module) -> nn.Module:
+    return deep_copy(model).to("cpu", torch.float64).eval()
+
+
+def _changed(model: nn.Module, net: Structure, made: Shrunk, plan: Change) -> nn.Module:
+    """The changed network in float64; shares such as 1/3 are rounded to the precision of the parameter."""
+    if not plan.factors and not made.scales:
+        return _double(made.model)
+    if made.how == "in place":
+        factors = multiply_scales(plan.factors, fit_scales(made.scales, made.kept))
+        return replay(_double(model), made.kept, made.attributes, made.adopted, factors).eval()
+    exact = copy.copy(net)
+    exact.inputs = net.inputs.map(lambda x: x.double() if x.is_floating_point() else x)
+    return carry_out(_double(model), exact, plan, made.how).model.eval()
 
 
 def compare(reference: Callable[[Inputs], Any], network: nn.Module, inputs: Inputs) -> float:
@@ -303,15 +322,25 @@ def compare(reference: Callable[[Inputs], Any], network: nn.Module, inputs: Inpu
     Raises:
         ModelError: if the network rejects the inputs.
     """
-    given = inputs.map(lambda x: x.detach().cpu().double() if x.is_floating_point() else x.detach().cpu())
-    outputs = []
-    for run in (reference, lambda x: x.call(network)):
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), Precision(torch.float64):
-            torch.manual_seed(0)
-            leaves = pytree.tree_leaves(run(given.map(torch.clone)))
-            outputs.append([x.double() for x in leaves if isinstance(x, Tensor)])
-    worst = 0.0 if len(outputs[0]) == len(outputs[1]) else float("inf")
-    for x, y in zip(*outputs, strict=False):
+    given = _exactly(inputs)
+    return _difference(_outputs(reference, given), _outputs(lambda x: x.call(network), given))
+
+
+def _exactly(inputs: Inputs) -> Inputs:
+    return inputs.map(lambda x: x.detach().cpu().double() if x.is_floating_point() else x.detach().cpu())
+
+
+def _outputs(run: Callable[[Inputs], Any], given: Inputs) -> list[Tensor]:
+    """What a network returns, in float64 throughout; one that draws noise draws the same each time."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), Precision(torch.float64):
+        torch.manual_seed(0)
+        leaves = pytree.tree_leaves(run(given.map(torch.clone)))
+        return [x.double() for x in leaves if isinstance(x, Tensor)]
+
+
+def _difference(wanted: list[Tensor], got: list[Tensor]) -> float:
+    worst = 0.0 if len(wanted) == len(got) else float("inf")
+    for x, y in zip(wanted, got, strict=False):
         if x.shape != y.shape:
             return float("inf")
         if x.numel():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from netwright.structure.multiplicity import INTERLEAVED, Demand, multiplicities
+from netwright.structure.multiplicity import COUPLED, INTERLEAVED, Demand, multiplicities
 from netwright.structure.record import Node
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ def repeatable(net: Structure) -> list[Repeatable]:
 def _verdict(
     net: Structure, axis: Axis, component: Ints, averaged: dict[int, Demand], once: dict[int, Demand | None]
 ) -> Repeatable:
-    if axis.coupling is not None:
-        return Repeatable(axis.name, "once", INTERLEAVED)
+    if interleaved(net, axis):
+        return Repeatable(axis.name, "once", INTERLEAVED, _parting(net, axis, "shuffle"))
     classes = axis.cells.reshape(-1).numpy()
     mine = np.unique(component[classes])
     for c in mine.tolist():
@@ -87,6 +87,8 @@ def _verdict(
                 axis.name, "once", f"{demand.reason}, together with frozen members", demand.node
             )
     demands = [averaged[c] for c in classes.tolist() if c in averaged]
+    if not demands and axis.coupling is not None:
+        return Repeatable(axis.name, "alike", COUPLED, _parting(net, axis))
     if not demands:
         return Repeatable(axis.name, "any")
     others = [
@@ -95,3 +97,23 @@ def _verdict(
         if other is not axis and np.isin(component[other.cells.reshape(-1).numpy()], mine).any()
     ]
     return Repeatable(axis.name, "alike", demands[0].reason, demands[0].node, tuple(others))
+
+
+def interleaved(net: Structure, axis: Axis) -> bool:
+    """Whether a shuffle interleaves the parts of an axis.
+
+    Args:
+        net: The structure.
+        axis: One of its axes.
+    """
+    return axis.coupling is not None and bool(net.partition.shuffled[axis.cells.numpy()].any())
+
+
+def _parting(net: Structure, axis: Axis, kind: str | None = None) -> Node | None:
+    """The operator call that cuts an axis into parts that must fit each other."""
+    for block in net.labels.blocks:
+        if kind in (None, block.kind):
+            met = net.partition.classes[block.labels].reshape(-1).numpy()
+            if np.isin(met, axis.cells.numpy()).any():
+                return block.node
+    return None
