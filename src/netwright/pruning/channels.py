@@ -58,7 +58,8 @@ def prune(
         allocation: "global" sets one threshold over all axes, "uniform" keeps the same share of each.
         repair: "none", "bn", "obs" or "auto" (see `netwright.pruning.repair`).
         data: Examples for importances and repairs: a tensor (N, ...), a `netwright.data.Part`, a `DataLoader`
-            or another iterable of batches. At most 1024 examples are looked at. Labels matter to "taylor"
+            another iterable of batches, or "gaussian" or "uniform" noise, which ``repair="obs"`` takes where
+            there are none. At most 1024 examples are looked at. Labels matter to "taylor"
             only.
         seed: Of what draws at random.
         exclude: Names of modules or parameters, or patterns, that are left alone.
@@ -84,7 +85,8 @@ def prune(
     check_round_to(round_to)
     find_allocation(allocation)
     find_importance(importance)
-    examples = Examples(data, example, seed=seed)
+    # Refitting without data takes noise: the products of weights decide then, not those of the data.
+    examples = Examples("gaussian" if data is None and repair == "obs" else data, example, seed=seed)
     repair = check_repair(repair, examples)
     require_data(importance, examples)
     if isinstance(exclude, str):

@@ -15,6 +15,8 @@ from netwright.structure import Inputs
 #: Examples looked at, at most: statistics settle long before, and a loader may be endless.
 LIMIT = 1024
 BATCH = 64
+#: What stands for data where there are none.
+NOISES = ("gaussian", "uniform")
 
 
 class Examples:
@@ -26,8 +28,8 @@ class Examples:
     Args:
         data: A tensor of inputs (N, ...); a pair of tensors (inputs, labels); a `netwright.data.Part`; a
             `DataLoader` or other iterable of batches, each of which is the model's input, a tuple of all its
-            inputs, either of these followed by labels, or a dict of keyword arguments; an `Examples`; or
-            None.
+            inputs, either of these followed by labels, or a dict of keyword arguments; an `Examples`;
+            "gaussian" or "uniform", noise of the example's shape in place of data; or None.
         like: The example that the model was traced with: it says how many inputs the model takes.
         seed: Of the sample, and of importances that draw.
         limit: At most this many examples.
@@ -40,6 +42,8 @@ class Examples:
         self.seed, self.limit = seed, limit
         self.like = Inputs.of(like)
         self._data: Any = data._data if isinstance(data, Examples) else data
+        if isinstance(self._data, str) and self._data in NOISES:
+            self._data = noise(self.like, self._data, limit, seed)
         if isinstance(self._data, Iterator):
             self._data = list(self._cut(self._data))  # it can be read only once
         known = (Tensor, Part, Iterable)
@@ -48,7 +52,7 @@ class Examples:
         ):
             raise UsageError(
                 f"data of type {type(data).__name__} are not understood",
-                "give a tensor of inputs, a netwright.data.Part or an iterable of batches",
+                'give a tensor of inputs, a netwright.data.Part, an iterable of batches, or "gaussian"',
             )
 
     def __bool__(self) -> bool:
@@ -124,6 +128,32 @@ class Examples:
                 "yield the inputs, or the inputs followed by the labels",
             )
         raise DataError(f"a batch of type {type(batch).__name__} is not understood", "yield tensors")
+
+
+def noise(like: Inputs, kind: str, count: int, seed: int) -> list[Any]:
+    """Batches of noise in place of data: inputs of mean 0 and variance 1, class numbers of the example's.
+
+    Args:
+        like: The example; its first dimension is that of the batch.
+        kind: "gaussian" or "uniform".
+        count: Examples in all.
+        seed: Of the noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def one(x: Tensor) -> Tensor:
+        shape = (BATCH, *x.shape[1:]) if x.dim() else x.shape
+        if not x.is_floating_point():
+            flat = x.reshape(-1)
+            return flat[torch.randint(flat.numel(), tuple(shape), generator=generator)]
+        drawn = torch.empty(shape)
+        drawn = (
+            drawn.normal_(generator=generator) if kind == "gaussian" else drawn.uniform_(generator=generator)
+        )
+        return (drawn if kind == "gaussian" else (drawn - 0.5) * 12**0.5).to(x.dtype)
+
+    batches = [like.map(one) for _ in range(-(-count // BATCH))]
+    return [dict(b.kwargs) if b.kwargs else b.args for b in batches]
 
 
 def _labels(y: Any) -> Tensor | None:
