@@ -71,7 +71,7 @@ class TestPrune:
             ({"importance": "nonesuch"}, UsageError, "choose from"),
             ({"allocation": "nonesuch"}, UsageError, "choose from"),
             ({"repair": "nonesuch"}, UsageError, "choose from"),
-            ({"repair": "obs"}, UsageError, "looks at data"),
+            ({"repair": "bn"}, UsageError, "looks at data"),
             ({"importance": "taylor", "data": X}, UsageError, "needs labels"),
             ({"exclude": "layer1"}, UsageError, "list of names"),
             ({"round_to": -1}, UsageError, "not a step"),

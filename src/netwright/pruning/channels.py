@@ -59,8 +59,8 @@ def prune(
         repair: "none", "bn", "obs" or "auto" (see `netwright.pruning.repair`).
         data: Examples for importances and repairs: a tensor (N, ...), a `netwright.data.Part`, a `DataLoader`
             another iterable of batches, or "gaussian" or "uniform" noise, which ``repair="obs"`` takes where
-            there are none. At most 1024 examples are looked at. Labels matter to "taylor"
-            only.
+            there are none. At most 1024 examples are looked at. Labels matter to importances that take
+            gradients only.
         seed: Of what draws at random.
         exclude: Names of modules or parameters, or patterns, that are left alone.
         round_to: Counts are multiples of this on axes of at least four times it; None takes 8 on axes of at

@@ -146,11 +146,9 @@ def noise(like: Inputs, kind: str, count: int, seed: int) -> list[Any]:
         if not x.is_floating_point():
             flat = x.reshape(-1)
             return flat[torch.randint(flat.numel(), tuple(shape), generator=generator)]
-        drawn = torch.empty(shape)
-        drawn = (
-            drawn.normal_(generator=generator) if kind == "gaussian" else drawn.uniform_(generator=generator)
-        )
-        return (drawn if kind == "gaussian" else (drawn - 0.5) * 12**0.5).to(x.dtype)
+        if kind == "gaussian":
+            return torch.randn(shape, generator=generator).to(x.dtype)
+        return ((torch.rand(shape, generator=generator) - 0.5) * 12**0.5).to(x.dtype)
 
     batches = [like.map(one) for _ in range(-(-count // BATCH))]
     return [dict(b.kwargs) if b.kwargs else b.args for b in batches]
