@@ -1,6 +1,6 @@
 """Pruning: importance x granularity x allocation x schedule; `prune` removes structure, `sparsify` masks."""
 
-from netwright.pruning import magnitude, obs, taylor  # noqa: F401 - they register their importances
+from netwright.pruning import gradients, magnitude, obs, responses, taylor  # noqa: F401 - they register importances
 from netwright.pruning.activate import AP
 from netwright.pruning.allocation import list_allocations, register_allocation, select
 from netwright.pruning.channels import prune

@@ -99,7 +99,7 @@ def register_elements(
 def channel_scores(function: Elements, net: Structure, model: nn.Module, examples: Examples) -> Tensor:
     """Scores of elements added up over every class of a structure, (count,) float64."""
     weights = parameters_on_axes(net, model)
-    scores = function(model, list(weights), Context(examples or None, seed=examples.seed))
+    scores = function(model, list(weights), Context(examples, seed=examples.seed))
     sums: dict[str, dict[int, Tensor]] = {}
     for name, one in scores.items():
         sums[name] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -165,6 +166,40 @@ class NM(Granularity):
         return chosen.reshape(scores.shape) if self.dim is None else chosen.movedim(-1, self.dim)
 
 
+Aggregate = Literal["sum", "mean", "max", "first", "prod", "vote"]
+Normalise = Literal["mean", "sum", "max", "gaussian", "lamp", "none"]
+
+
+@dataclass(frozen=True)
+class Channel(Granularity):
+    """Whole channels of tied axes, which `netwright.pruning.prune` removes; nothing here masks them.
+
+    Args:
+        aggregate: How the scores of all parameters that would go with a channel become one: their "sum",
+            "mean", "max" or product ("prod"), that of the "first" parameter in order of definition, or the
+            threshold at which they "vote" for its removal (see `netwright.pruning.members.vote`).
+        normalise: How the channels of one axis are made comparable with those of others: divided by their
+            "mean", "sum" or "max", "gaussian" (mean 0, deviation 1), "lamp" (over the sum of all that are not
+            smaller), or "none".
+    """
+
+    aggregate: Aggregate = "sum"
+    normalise: Normalise = "mean"
+
+    def __post_init__(self) -> None:
+        for field, value, known in (
+            ("aggregate", self.aggregate, get_args(Aggregate)),
+            ("normalise", self.normalise, get_args(Normalise)),
+        ):
+            if value not in known:
+                raise UsageError(f"{field}={value!r} is not known", f"choose from {', '.join(known)}")
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+        return "channel" if self == Channel() else f"channel:{self.aggregate}:{self.normalise}"
+
+
 _PATTERN = re.compile(r"(?P<n>\d+):(?P<m>\d+)$")
 _BLOCK = re.compile(r"block(?::(?P<h>\d+)x(?P<w>\d+))?$")
 
@@ -173,7 +208,8 @@ def find_granularity(granularity: str | Granularity) -> Granularity:
     """Look a granularity up.
 
     Args:
-        granularity: ``weight``, ``row``, ``column``, ``kernel``, ``block:4x4``, ``2:4``, or an object.
+        granularity: ``weight``, ``row``, ``column``, ``kernel``, ``block:4x4``, ``2:4``, ``channel`` or
+            ``channel:mean:lamp`` (aggregate and normalisation), or an object.
 
     Raises:
         UsageError: if there is none of that name.
@@ -187,6 +223,9 @@ def find_granularity(granularity: str | Granularity) -> Granularity:
         return NM(int(found["n"]), int(found["m"]))
     if found := _BLOCK.match(str(granularity)):
         return Block(int(found["h"] or 4), int(found["w"] or 4))
+    kind, *parts = str(granularity).split(":")
+    if kind == "channel" and len(parts) <= 2:
+        return Channel(*parts)  # type: ignore[arg-type]
     raise UsageError(
         f"there is no granularity {granularity!r}",
         "choose weight, row, column, kernel, block:4x4, 2:4 or channel",

@@ -16,11 +16,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from netwright.errors import UsageError
+from netwright.pruning.elements import Context, register_elements, weights_of
 from netwright.pruning.examples import Examples
 from netwright.pruning.importance import gather, register_importance
 from netwright.pruning.magnitude import magnitude_l2
-from netwright.pruning.moments import gather_moments, matrix
-from netwright.structure import Consumer, Structure
+from netwright.pruning.moments import gather_moments, matrix, unmatrix
+from netwright.structure import Consumer, Structure, trace
 
 DAMPING = 1e-3
 
@@ -128,6 +130,30 @@ def obs(net: Structure, model: nn.Module, examples: Examples) -> Tensor:
         if not bool(total[axis.cells].any()):
             total[axis.cells] = plain[axis.cells]
     return total
+
+
+@register_elements("obs", needs="examples")
+def single(model: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
+    """w^2 / (2 [H^-1]_qq): what removing one weight costs its operator, the others being refitted.
+
+    H is the damped second moment of the operator's inputs, without labels, so scores compare within a layer
+    rather than between layers. Weights whose inputs are not seen (of transposed convolutions, of fused
+    recurrent layers) are scored as if the inputs were white, w^2 / 2.
+
+    Raises:
+        UsageError: if there are no examples.
+    """
+    if not context.examples:
+        raise UsageError("obs looks at data", "give data= some examples, without labels")
+    scores = {name: w.square() / 2 for name, w in weights_of(model, names).items()}
+    found, _ = gather_moments(trace(model, context.examples.like), model, context.examples, names)
+    for name, moments in found.items():
+        inverse = torch.cholesky_inverse(_factor(_damped(moments.second, DAMPING)))
+        diagonal = inverse.diagonal(dim1=-2, dim2=-1)[:, None]  # (G, 1, D)
+        like = scores[name]
+        each = unmatrix(moments.consumer, (1 / diagonal).expand(matrix(moments.consumer, like).shape), like)
+        scores[name] = like * each.to(like)
+    return scores
 
 
 def varies(net: Structure, consumer: Consumer) -> bool:

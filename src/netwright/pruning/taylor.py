@@ -40,7 +40,7 @@ def taylor(net: Structure, model: nn.Module, examples: Examples) -> Tensor:
             break
         with torch.enable_grad():
             answer = inputs.map(lambda x: x.to(device)).call(twin)
-            error = loss(_first(answer), labels.to(device))
+            error = loss(first_tensor(answer), labels.to(device))
             grads = torch.autograd.grad(error, list(weights.values()), allow_unused=True)
         parts = {
             name: {dim: _reduce(weight.detach() * grad, la) for dim, la in net.layers[name].items()}
@@ -51,12 +51,13 @@ def taylor(net: Structure, model: nn.Module, examples: Examples) -> Tensor:
     return total
 
 
-def loss(answer: Tensor, labels: Tensor) -> Tensor:
+def loss(answer: Tensor, labels: Tensor, *, checked: bool = True) -> Tensor:
     """Cross-entropy for class numbers, squared error for anything else.
 
     Args:
         answer: (B, K) or (B, K, ...), or of the labels' shape.
         labels: (B,) or (B, ...) class numbers, -100 or below zero where there is none; or floats.
+        checked: Look whether class numbers are too large, which inside a vectorised function is impossible.
 
     Raises:
         DataError: if the shapes do not fit.
@@ -70,13 +71,17 @@ def loss(answer: Tensor, labels: Tensor) -> Tensor:
             f"labels of shape {tuple(labels.shape)} do not fit answers {tuple(answer.shape)}",
             "give one class number for every answer",
         )
-    if int(labels.max()) >= answer.shape[1]:
+    if checked and int(labels.max()) >= answer.shape[1]:
         raise DataError(f"there is a label {int(labels.max())}, the model knows {answer.shape[1]} classes")
     return F.cross_entropy(answer, labels.clamp(min=-1).long(), ignore_index=-1)
 
 
-def _first(answer: object) -> Tensor:
-    """The first tensor of whatever a model returns."""
+def first_tensor(answer: object) -> Tensor:
+    """The first tensor of whatever a model returns.
+
+    Raises:
+        DataError: if there is none.
+    """
     if isinstance(answer, Tensor):
         return answer
     values = answer.values() if isinstance(answer, dict) else answer
