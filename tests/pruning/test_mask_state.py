@@ -182,15 +182,19 @@ class TestCopies:
     @HARD_AND_SOFT
     def test_whole_modules_can_be_saved(self, net, soft):
         MaskState(net, half(net), soft=soft)
-        if soft:  # PyTorch saves parametrized modules by their state only
-            with pytest.raises(RuntimeError, match="parametrized"):
-                torch.save(net, io.BytesIO())
-            return
         file = io.BytesIO()
         torch.save(net, file)
         file.seek(0)
         twin = torch.load(file, weights_only=False)  # our own bytes
-        assert torch.equal(answer(twin), answer(net)) and MaskState.of(twin) is not None
+        state = MaskState.of(twin)
+        assert state is not None and state.soft == soft
+        assert torch.equal(answer(twin), answer(net)) and twin.shared.weight is not net.shared.weight
+        assert twin.state_dict().keys() == net.state_dict().keys()
+        state.set_({n: torch.ones_like(m) for n, m in state.masks.items()})
+        assert torch.equal(answer(twin), answer(net)) != soft
+        twin = copy.deepcopy(twin)
+        MaskState.of(twin).remove()
+        assert type(twin.first) is nn.Linear and twin.shared.weight is twin.second.weight
 
     @HARD_AND_SOFT
     def test_deep_copies_have_masks_of_their_own(self, net, soft):
@@ -514,7 +518,7 @@ class TestOwnLoop:
 
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
         sparsity = Sparsity(0.4, schedule=rigl(0.5, every=4, by="momentum")).attach(net, optimizer, 20)
-        for i in range(1, 5):
+        for _ in range(4):
             step(net, optimizer)
             state = MaskState.of(net)
             before, weight = state.masks["head.weight"].clone(), net.head.weight
@@ -523,5 +527,5 @@ class TestOwnLoop:
             assert not weight[~state.masks["head.weight"]].any()
         now = MaskState.of(net).masks["head.weight"]
         grown = now & ~before
-        assert i == 4 and grown.any()
+        assert grown.any()
         assert momentum[grown].min() >= momentum[~now & ~before].max()

@@ -10,7 +10,7 @@ when the mask does.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -232,6 +232,8 @@ class MaskState:
             for module, leaf in _owners(self.model, self.model.get_parameter(name)):
                 order = orders.setdefault(id(module), tuple(module._parameters))
                 parametrize.register_parametrization(module, leaf, _Soft(holder, own, order))
+                # PyTorch refuses to pickle what it parametrized; processes send their networks that way.
+                type(module).__reduce_ex__ = _reduced  # type: ignore[method-assign, assignment]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -338,6 +340,22 @@ def _is_soft(parts: nn.Module) -> bool:
     return [type(part) for part in parts.children()] == [_Soft]
 
 
+def _reduced(module: nn.Module, protocol: object) -> tuple[Any, ...]:
+    """How a module with soft masks is pickled: as one of its own class, and its parametrizations."""
+    base = type(module).__mro__[1]
+    return object.__new__, (base,), dict(module.__dict__), None, None, _revive
+
+
+def _revive(module: nn.Module, state: dict[str, Any]) -> None:
+    modules = dict(state["_modules"])
+    parts = modules.pop("parametrizations")
+    module.__dict__.update(state, _modules=modules, _parameters=dict(state["_parameters"]))
+    for leaf, held in parts.items():
+        module.register_parameter(leaf, held.original)
+        parametrize.register_parametrization(module, leaf, held[0], unsafe=True)
+        type(module).__reduce_ex__ = _reduced  # type: ignore[method-assign, assignment]
+
+
 def _harden(module: nn.Module) -> None:
     """Replace the parametrized weights of a module by what the forward pass sees of them."""
     held: Any = module.parametrizations
@@ -353,7 +371,7 @@ def _harden(module: nn.Module) -> None:
     module.__class__ = type(module).__mro__[1]
     for leaf, original in originals.items():
         module.register_parameter(leaf, original)
-    for leaf in order:
+    for leaf in filter(module._parameters.__contains__, order):
         module._parameters[leaf] = module._parameters.pop(leaf)
 
 

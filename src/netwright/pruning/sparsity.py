@@ -15,7 +15,7 @@ from netwright.pruning.elements import Context
 from netwright.pruning.examples import Examples
 from netwright.pruning.granularity import WEIGHT, Granularity, find_granularity
 from netwright.pruning.importance import find_elements
-from netwright.pruning.mask_state import MaskState, agree, unwrap
+from netwright.pruning.mask_state import MaskState, agree, bake, unwrap
 from netwright.pruning.schedule import Event, Gradual, Growth, Schedule, find_schedule
 from netwright.pruning.selection import Masks, top_k
 from netwright.train import Callback, State
@@ -243,6 +243,8 @@ class Sparsity(Callback):
             raise UsageError("data= of a Sparsity are Examples", "write data=Examples(loader, example)")
         present = {} if event.restore else before
         last = event.keep <= self.keep
+        if masks.soft:  # importances know weights by the names that they have without masks
+            model = bake(model)
         context = Context(examples, present, self._start, event.keep, self.seed + step, last)
         # A schedule that restores masks chooses among all weights, the others among what is left.
         eligible = None if event.restore or event.shrink is not None else before

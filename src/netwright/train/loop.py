@@ -59,7 +59,8 @@ def fit(
             normalisations whose parameters are all frozen keep their statistics.
         objective: A loss of your own in place of labels plus distillation.
         devices: Number of devices; more than one needs the extra ``scale``.
-        callbacks: Called around every step, in order.
+        callbacks: Called around every step, in order; those of several devices are copies, whose state the
+            given ones take over in the end.
         start: Steps that count as done: the training goes on with the learning rate, the order of the data
             and the dropout of that step, as if `model` had been trained so far. A checkpoint counts for more.
         stop: Steps, those before `start` included, after which the training ends early, with the learning
@@ -76,6 +77,8 @@ def fit(
         DataError: if the training split is too small or has no labels and there is no teacher.
     """
     recipe = recipe or Recipe()
+    if data.train.numbers and objective is None:
+        raise UsageError("the targets are numbers, not classes", "give objective=, what they are compared by")
     job = Job(
         model=model,
         data=data,
@@ -99,7 +102,10 @@ def fit(
         raise UsageError(f"devices={devices} is not a number of devices", "give 1 or more")
     if devices == 1:
         return _work(SingleDevice(resolve_device(device)), job, progress)
-    return launch(_work, job, devices, device, progress)
+    fitted, states = launch(_work_away, job, devices, device, progress)
+    for callback, state in zip(callbacks, states, strict=True):
+        callback.load_state_dict(state)
+    return fitted
 
 
 def _work(launcher: Launcher, job: Job, progress: Callable[[Progress], None] | None) -> Fitted:
@@ -110,6 +116,13 @@ def _work(launcher: Launcher, job: Job, progress: Callable[[Progress], None] | N
     if launcher.world > 1:
         fitted.model.cpu()
     return fitted
+
+
+def _work_away(
+    launcher: Launcher, job: Job, progress: Callable[[Progress], None] | None
+) -> tuple[Fitted, list[dict[str, Any]]]:
+    """Train in a process of its own, whose callbacks are copies: what they know comes back with the result."""
+    return _work(launcher, job, progress), [callback.state_dict() for callback in job.callbacks]
 
 
 def _objective(recipe: Recipe, *, labelled: bool, teacher: bool) -> Objective:
