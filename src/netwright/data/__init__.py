@@ -3,10 +3,14 @@
 from netwright.data.callables import import_callable, is_callable_spec, one_line
 from netwright.data.fetching import fetch, is_fetched, path, root
 from netwright.data.loading import load
+from netwright.data.pairs import PairSets, load_pairs
 from netwright.data.parts import Part, Splits
 from netwright.data.records import Record, catalogue
+from netwright.data.super_resolution import PairSource, resize_bicubic, super_resolution
 
 __all__ = [
+    "PairSets",
+    "PairSource",
     "Part",
     "Record",
     "Splits",
@@ -16,7 +20,10 @@ __all__ = [
     "is_callable_spec",
     "is_fetched",
     "load",
+    "load_pairs",
     "one_line",
     "path",
+    "resize_bicubic",
     "root",
+    "super_resolution",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netwright.data.sources import ArraySource, Source
+from netwright.data.sources import ArraySource, Paired, Source, read_batch
 from netwright.errors import DataError
 
 #: Batches that are decoded ahead of their use.
@@ -40,6 +40,7 @@ class Part:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         augment: str = "none",
+        numbers: bool = False,
     ) -> Part:
         """Make a part of examples in memory.
 
@@ -49,11 +50,13 @@ class Part:
             mean: Per channel, subtracted; None leaves the values as they are.
             std: Per channel, divided by.
             augment: ``"none"``, ``"flip"`` or ``"crop-flip"``, done where `batches` is asked to augment.
+            numbers: Whether `y` are numbers (N, ...) to come near to, such as images, rather than classes.
 
         Raises:
             DataError: if the lengths differ.
         """
-        source = ArraySource(torch.as_tensor(x), None if y is None else torch.as_tensor(y), augment=augment)
+        targets = None if y is None else torch.as_tensor(y)
+        source = ArraySource(torch.as_tensor(x), targets, augment=augment, numbers=numbers)
         return cls(source.normalised(mean, std) if mean is not None and std is not None else source)
 
     def __len__(self) -> int:
@@ -62,13 +65,14 @@ class Part:
     def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         """Return one example, not augmented: float32 (C, H, W) normalised, and its class or -1.
 
-        The class is an integer; where every pixel has its own, a tensor (H, W).
+        The class is an integer; where every pixel has its own, a tensor (H, W); targets are tensors.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         chosen = self.indices[index].reshape(1)
-        label = self.source.labels[chosen][0]
-        return self.source.get(chosen, None)[0], int(label) if label.dim() == 0 else label
+        x, y = read_batch(self.source, chosen, None)
+        classified = y[0].dim() == 0 and not y.is_floating_point()
+        return x[0], int(y[0]) if classified else y[0]
 
     def __repr__(self) -> str:
         kind = "labelled" if self.labelled else "unlabelled"
@@ -80,8 +84,13 @@ class Part:
         return self.source.labelled
 
     @property
+    def numbers(self) -> bool:
+        """Whether the targets are numbers to come near to, such as images, rather than classes."""
+        return isinstance(self.source, Paired) or getattr(self.source, "numbers", False)
+
+    @property
     def labels(self) -> Tensor:
-        """Class numbers (N,), -1 where there are none."""
+        """Class numbers (N,), -1 where there are none; or targets (N, ...)."""
         return self.source.labels[self.indices]
 
     @property
@@ -99,7 +108,7 @@ class Part:
         drop_last: bool = False,
         limit: int | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches on the CPU: x (B, C, H, W) float32 and y (B,) int64, or (B, H, W).
+        """Yield batches on the CPU: x (B, C, H, W) float32 and y (B,) int64, or (B, H, W), or targets.
 
         Args:
             batch_size: Examples at a time; the last batch may be smaller.
@@ -121,24 +130,21 @@ class Part:
             order = order[: len(order) // batch_size * batch_size]
         chunks = order.split(batch_size) if len(order) else ()
         plans = ((c, self.source.plan(len(c), generator) if augment else None) for c in chunks)
-        labels = self.source.labels
         if not self.source.threaded:
             for chunk, plan in plans:
-                yield self.source.get(chunk, plan), labels[chunk]
+                yield read_batch(self.source, chunk, plan)
             return
         with ThreadPoolExecutor(1) as pool:
-            waiting: collections.deque[tuple[Tensor, Future[Tensor]]] = collections.deque()
+            waiting: collections.deque[Future[tuple[Tensor, Tensor]]] = collections.deque()
             try:
                 for chunk, plan in plans:
-                    waiting.append((chunk, pool.submit(self.source.get, chunk, plan)))
+                    waiting.append(pool.submit(read_batch, self.source, chunk, plan))
                     if len(waiting) > _AHEAD:
-                        done, future = waiting.popleft()
-                        yield future.result(), labels[done]
+                        yield waiting.popleft().result()
                 while waiting:
-                    done, future = waiting.popleft()
-                    yield future.result(), labels[done]
+                    yield waiting.popleft().result()
             finally:
-                for _, future in waiting:
+                for future in waiting:
                     future.cancel()
 
     def subset(self, indices: Tensor | Sequence[int] | np.ndarray) -> Part:

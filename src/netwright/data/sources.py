@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -61,6 +61,22 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Paired(Protocol):
+    """A source whose targets come from the same reading as its inputs, such as patches of two images."""
+
+    def pair(self, indices: Tensor, plan: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of a batch, augmented alike."""
+        ...
+
+
+def read_batch(source: Source, indices: Tensor, plan: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the inputs of a batch and their classes or targets."""
+    if isinstance(source, Paired):
+        return source.pair(indices, plan)
+    return source.get(indices, plan), source.labels[indices]
+
+
 def no_labels(count: int) -> Tensor:
     """Return the labels of examples without classes."""
     return torch.full((count,), UNLABELLED, dtype=torch.long)
@@ -79,11 +95,12 @@ class ArraySource:
 
     Attributes:
         x: (N, ...) floats, or bytes that stand for 0..1.
-        y: (N, ...) int64 or None.
+        y: (N, ...) int64, numbers or None.
         mean: By channel, or None.
         std: By channel, or None.
         augment: One of `augmenting.KINDS`; other than images (4 dimensions) are never augmented.
         size: Height and width to resize images to, or None.
+        numbers: Whether `y` are numbers to come near to, not classes; bytes stand for 0..1 here too.
     """
 
     x: Tensor
@@ -92,6 +109,7 @@ class ArraySource:
     std: tuple[float, ...] | None = None
     augment: str = "none"
     size: int | None = None
+    numbers: bool = False
     threaded: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -101,6 +119,8 @@ class ArraySource:
             raise DataError(
                 f"there are {len(self.x)} examples and {len(self.y)} labels", "they must be as many"
             )
+        if self.numbers and self.y is not None and self.y.dim() > 2 and self.augment != "none":
+            raise DataError("images that move would have to move their targets too", "leave out augment=")
         if self.augment not in augmenting.KINDS:
             raise DataError(f"unknown augmentation {self.augment!r}", f"one of {', '.join(augmenting.KINDS)}")
 
@@ -120,8 +140,12 @@ class ArraySource:
 
     @cached_property
     def labels(self) -> Tensor:
-        """(N, ...) int64."""
-        return no_labels(len(self)) if self.y is None else self.y.long()
+        """(N, ...) int64, or float32 where they are numbers."""
+        if self.y is None:
+            return no_labels(len(self))
+        if not self.numbers:
+            return self.y.long()
+        return self.y.float() / 255 if self.y.dtype == torch.uint8 else self.y.float()
 
     @property
     def channel(self) -> int:

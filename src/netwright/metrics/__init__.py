@@ -2,6 +2,7 @@
 
 from netwright.metrics.calibration import calibration_error, negative_log_likelihood
 from netwright.metrics.dead_neurons import DeadRates, dead_neurons
+from netwright.metrics.images import luminance, psnr, psnr_y, ssim, ssim_y
 from netwright.metrics.latency import Latency, arguments, latencies, latency, quartiles
 from netwright.metrics.latency_table import LatencyTable
 from netwright.metrics.memory import PeakMemory, net_memory, peak_memory
@@ -36,6 +37,7 @@ __all__ = [
     "latencies",
     "latency",
     "latency_table",
+    "luminance",
     "negative_log_likelihood",
     "net_memory",
     "onnx_accuracy",
@@ -43,6 +45,10 @@ __all__ = [
     "open_session",
     "outlier_auroc",
     "peak_memory",
+    "psnr",
+    "psnr_y",
     "quartiles",
     "run_padded",
+    "ssim",
+    "ssim_y",
 ]

@@ -121,7 +121,7 @@ def _work(launcher: Launcher, job: Job, progress: Callable[[Progress], None] | N
 def _work_away(
     launcher: Launcher, job: Job, progress: Callable[[Progress], None] | None
 ) -> tuple[Fitted, list[dict[str, Any]]]:
-    """Train in a process of its own, whose callbacks are copies: what they know comes back with the result."""
+    """Train in a process of its own, whose callbacks are copies: what they know comes back too."""
     return _work(launcher, job, progress), [callback.state_dict() for callback in job.callbacks]
 
 

@@ -26,7 +26,7 @@ def factor(
     """Return the share of the peak learning rate at one step.
 
     Args:
-        schedule: One of `SCHEDULES`. ``cosine`` falls to 0; ``step`` multiplies by `gamma` at every milestone;
+        schedule: One of `SCHEDULES`. ``cosine`` falls to 0; ``step`` multiplies by `gamma` at each milestone;
             ``one-cycle`` rises from 1/25 over the first 30 % and falls to 1e-4, both as cosines.
         step: The step, 0 <= step < steps.
         steps: Steps of the whole training.

@@ -68,6 +68,8 @@ def evaluate(
         raise DataError(
             "accuracy needs labels, and this split has none", "compare logits with agreement instead"
         )
+    if part.numbers:
+        raise DataError("accuracy needs classes, and the targets of this split are numbers")
     correct = loss = torch.zeros((), dtype=torch.float64)
     count = 0
     for answer, labels in _answers(model, part, device, precision, batch_size, limit):

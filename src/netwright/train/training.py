@@ -306,7 +306,7 @@ class Training:
     def _judge(self) -> float | None:
         """Return the validation accuracy of the present weights, on rank 0, in the training's precision."""
         val = self.job.data.val
-        if self.launcher.rank or not val.labelled or len(val) == 0:
+        if self.launcher.rank or not val.labelled or val.numbers or len(val) == 0:
             return None
         judged = self.average.model if self.average else self.model
         correct, count = torch.zeros((), dtype=torch.float64), 0
