@@ -3,11 +3,10 @@
 from netwright.pruning import gradients, magnitude, obs, responses, taylor  # noqa: F401 - they register importances
 from netwright.pruning.activate import AP
 from netwright.pruning.allocation import list_allocations, register_allocation, select
-from netwright.pruning.channels import prune
 from netwright.pruning.choosing import choose, prunable_weights
 from netwright.pruning.elements import Context, ElementImportance, movement, register_elements
 from netwright.pruning.examples import Examples
-from netwright.pruning.granularity import NM, Block, Granularity, Slices
+from netwright.pruning.granularity import NM, Block, Channel, Granularity, Slices
 from netwright.pruning.importance import (
     Importance,
     list_importances,
@@ -25,6 +24,7 @@ from netwright.pruning.layerwise import (
 from netwright.pruning.mask_state import MaskState, bake
 from netwright.pruning.onnx_files import prune_onnx
 from netwright.pruning.plasticity import Plasticity, plasticity
+from netwright.pruning.ratios import ratios
 from netwright.pruning.repair import list_repairs
 from netwright.pruning.result import Pruned
 from netwright.pruning.saving import load, save_pruned
@@ -33,12 +33,14 @@ from netwright.pruning.sparsify import sparsify
 from netwright.pruning.sparsity import Sparsity
 from netwright.pruning.stability import Stability, stability
 from netwright.pruning.statistics import recalibrate_
+from netwright.pruning.structured import prune
 from netwright.pruning.training_cost import TrainingCost
 
 __all__ = [
     "AP",
     "NM",
     "Block",
+    "Channel",
     "Context",
     "ElementImportance",
     "Examples",
@@ -68,6 +70,7 @@ __all__ = [
     "prunable_weights",
     "prune",
     "prune_onnx",
+    "ratios",
     "recalibrate_",
     "register_allocation",
     "register_elements",
