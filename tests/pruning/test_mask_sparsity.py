@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import nn
 
+from netwright import papers
 from netwright.data import Part, Splits
 from netwright.errors import UsageError
 from netwright.models import ResNetCifar
+from netwright.papers import Run, execute, save
 from netwright.pruning.cut import cut
 from netwright.pruning.mask_sparsity import mask_sparsity, sparse_train
 from netwright.pruning.penalties import L1, L2, ScalePenalty, SmoothL1, scales
@@ -216,3 +218,13 @@ def test_what_is_refused():
     net = trace(small(), torch.randn(2, 1, 8, 8))
     with pytest.raises(UsageError, match="no rule"):
         mask_from(net, copy.deepcopy(small()), "nothing")
+
+
+@pytest.mark.recipe
+@pytest.mark.data
+def test_the_recipe_runs_in_its_quick_size(tmp_path):
+    for scope in ("", papers.FURTHER):
+        run = execute(Run(papers.load("masksparsity"), quick=True, out=tmp_path, scope=scope))
+        assert {c.name for c in run.paper.claims if c.scope == scope} == set(run.measured)
+        assert run.verdict is None
+        save(run, tmp_path, "netwright reproduce masksparsity --quick")

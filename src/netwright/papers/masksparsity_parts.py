@@ -142,7 +142,7 @@ def _remove(
     seed: int,
 ) -> None:
     """Remove at the mask, fine-tune, and note everything."""
-    found = scales(model)
+    found = {n: s.detach() for n, s in scales(model).items()}
     arm.kept.append(float(torch.cat([found[n][~m] for n, m in on.items()]).abs().mean()))
     arm.gone.append(float(torch.cat([found[n][m] for n, m in on.items()]).abs().mean()))
     arm.before.append(_accuracy(setting, model))
