@@ -3,12 +3,22 @@
 from netwright.models.loading import Loaded, list_models, load
 from netwright.models.shapes import input_channels, natural_shape
 from netwright.models.weights import put_weights, read_weights
-from netwright.models.zoo import RecurrentClassifier, ResNetCifar, UNet
+from netwright.models.zoo import (
+    EDSR,
+    RCAN,
+    RecurrentClassifier,
+    ResNetCifar,
+    SwinIR,
+    UNet,
+)
 
 __all__ = [
+    "EDSR",
+    "RCAN",
     "Loaded",
     "RecurrentClassifier",
     "ResNetCifar",
+    "SwinIR",
     "UNet",
     "input_channels",
     "list_models",
