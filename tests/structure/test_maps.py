@@ -425,7 +425,7 @@ def norm(m: Net, x: Tensor) -> Tensor:
 
 
 def tied(m: Net, x: Tensor) -> Tensor:
-    return F.linear(m.mix(m.table(x)).relu(), m.table.weight)
+    return F.linear(m.mix(m.table(x)).tanh(), m.table.weight)
 
 
 def tied_after_norm(m: Net, x: Tensor) -> Tensor:
@@ -433,8 +433,19 @@ def tied_after_norm(m: Net, x: Tensor) -> Tensor:
 
 
 def scores(m: Net, x: Tensor) -> Tensor:
-    q, k = m.q(x).relu(), m.k(x).tanh()
+    q, k = m.q(x).sigmoid(), m.k(x).tanh()
     return m.v((q @ k.transpose(1, 2)) @ x)
+
+
+def packed_scores(m: Net, x: Tensor) -> Tensor:
+    q, k = m.n(m.qk(x.transpose(1, 2))).split([6, 6], 1)
+    return m.v((q.relu().transpose(1, 2) @ k.tanh()) @ x)
+
+
+def packed_and_seen(m: Net, x: Tensor) -> Tensor:
+    qk = m.qk(x)
+    q, k = qk.chunk(2, -1)
+    return m.v((q @ k.tanh().transpose(1, 2)) @ x) + m.w(qk.tanh())
 
 
 def plain_scores(m: Net, x: Tensor) -> Tensor:
@@ -480,6 +491,10 @@ COUNTED: dict[str, tuple[Callable[[], nn.Module], Tensor, str, str]] = {
         lambda: Net(scores, q=nn.Linear(5, 6), k=nn.Linear(5, 6), v=nn.Linear(5, 3)), torch.randn(2, 4, 5),
         "once", "two computed tensors are contracted",
     ),
+    "two activations of which another reader sees the parts": (
+        lambda: Net(packed_and_seen, qk=nn.Linear(5, 12), v=nn.Linear(5, 3), w=nn.Linear(12, 3)),
+        torch.randn(2, 4, 5), "once", "two computed tensors are contracted",
+    ),
     "tied table": (
         lambda: Net(tied, table=nn.Embedding(7, 6), mix=nn.Linear(6, 6)), torch.randint(0, 7, (2, 4)),
         "once", "table.weight is contracted over it",
@@ -520,6 +535,10 @@ MADE_GOOD: dict[str, tuple[Callable[[], nn.Module], Tensor, str, set[str]]] = {
     "the query's own rows": (
         lambda: Net(plain_scores, q=nn.Linear(5, 6), k=nn.Linear(5, 6), v=nn.Linear(5, 3)),
         torch.randn(2, 4, 5), "q", {"q.weight", "q.bias"},
+    ),
+    "the query's part of a packed batch norm": (
+        lambda: Net(packed_scores, qk=nn.Conv1d(5, 12, 1), n=nn.BatchNorm1d(12), v=nn.Linear(5, 3)),
+        torch.randn(2, 4, 5), "qk", {"n.weight", "n.bias"},
     ),
 }  # fmt: skip
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from netwright.structure.cost import CONVOLUTIONS, PRODUCTS
 from netwright.structure.labels import Traced
 from netwright.structure.layers import factor, varying
+from netwright.structure.makers import NORMS, RESHAPES, Makers, Root
 from netwright.structure.record import Node, Ref
 from netwright.structure.rules import rule_for
 from netwright.structure.rules.conv import POOLS
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from netwright.structure.tracing import Structure
 
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 #: Why the parts of an axis that a shuffle interleaves cannot be repeated: a cut at the half of twice as many
 #: positions leaves copies of one member on both sides.
@@ -36,7 +38,6 @@ INTERLEAVED = "its parts are interleaved, and copies would go other ways than th
 COUPLED = "its parts must keep sizes that fit each other"
 #: Families of rules whose operators treat the members of an axis alike and one by one.
 _ONE_BY_ONE = frozenset({"elementwise", "move", "factory", "index"})
-_NORMS = frozenset({"native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm"})
 _GROUP_NORMS = frozenset({"native_group_norm", "group_norm"})
 #: Reductions to which a second copy of the same value adds nothing.
 _EXTREMES = frozenset({"amax", "amin", "max", "min", "all", "any", "aminmax"})
@@ -44,11 +45,6 @@ _SAME = frozenset(
     "alias detach contiguous clone _to_copy to neg slice narrow split split_with_sizes chunk unsafe_split"
     " unsafe_chunk tensor_split unsafe_split_with_sizes flip roll lift_fresh positive".split()
 )
-_RESHAPES = frozenset(
-    "view _unsafe_view reshape _reshape_alias squeeze unsqueeze flatten unflatten view_as as_strided".split()
-)
-#: A parameter, and which of its dimensions each dimension of a view of it is (-1: none, or several).
-Root = tuple[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -77,22 +73,53 @@ class Demand:
         return bool(((there != most) & (there != 0)).any())
 
 
+@dataclass(frozen=True)
+class Shared:
+    """Where copies share the weight of a parameter along one of its dimensions.
+
+    Attributes:
+        classes: Whose copies.
+        rows: (size,) bool, the indices of which that holds; all when None.
+    """
+
+    classes: Ints
+    rows: Bools | None = None
+
+
 @dataclass
 class Multiplicities:
     """What repeating means for a network.
 
     Attributes:
         demands: What restricts it.
-        shared: Parameter -> {dimension: the classes whose copies share the weight there}.
+        shared: Parameter -> {dimension: where copies share the weight}.
     """
 
     demands: list[Demand] = field(default_factory=list)
-    shared: dict[str, dict[int, Ints]] = field(default_factory=dict)
+    shared: dict[str, dict[int, list[Shared]]] = field(default_factory=dict)
 
-    def share(self, name: str, dim: int, classes: Ints) -> None:
+    def share(self, name: str, dim: int, classes: Ints, rows: Bools | None = None) -> None:
         """Let the copies of some classes share a parameter's weight along one of its dimensions."""
-        dims = self.shared.setdefault(name, {})
-        dims[dim] = np.union1d(dims[dim], classes) if dim in dims else np.unique(classes)
+        found = self.shared.setdefault(name, {}).setdefault(dim, [])
+        found.append(Shared(np.unique(classes), rows))
+
+    def sharing(self, name: str, dim: int, classes: Ints, index: Ints) -> Bools | None:
+        """Which slots of a parameter's dimension carry a share; None where none does.
+
+        Args:
+            name: The parameter.
+            dim: The dimension.
+            classes: (..., n) the class of every slot, 0 where nothing changes.
+            index: (..., n) the dense index that every slot comes from.
+        """
+        found = self.shared.get(name, {}).get(dim)
+        if found is None:
+            return None
+        out = np.zeros(classes.shape, np.bool_)
+        for one in found:
+            mine = np.isin(classes, one.classes)
+            out |= mine if one.rows is None else mine & one.rows[index]
+        return out
 
 
 def multiplicities(net: Structure) -> Multiplicities:
@@ -117,10 +144,10 @@ def multiplicities(net: Structure) -> Multiplicities:
         if not others:
             found.share(name, dim, classes)
             continue
-        makers = [end.reading.makers(end.activation, classes) for end in where]
+        makers = [end.reading.makers.of(end.activation, classes) for end in where]
         if all(made is not None for made in makers):
-            for parameter, d in [m for made in makers for m in made or []]:
-                found.share(parameter, d, classes)
+            for one in [one for made in makers for one in made or []]:
+                found.share(one.name, one.dim, classes, one.rows)
             continue
         place = where[0].node.module or "the model itself"
         reason = f"{name} is contracted over it in {place} and used in another way here"
@@ -152,14 +179,7 @@ class _Reading:
         self.shapes = run.recording.shapes
         parameters = run.recording.parameters.values()
         self.roots: dict[int, Root] = {p: (p, tuple(range(len(self.shapes[p])))) for p in parameters}
-        self.names = {number: name for name, number in reversed(run.recording.parameters.items())}
-        self._made: dict[int, list[Node]] = {}
-        self._readers: dict[int, int] = {}
-        for node in run.recording.nodes:
-            for number in node.outputs:
-                self._made.setdefault(number, []).append(node)
-            for number in set(node.inputs):
-                self._readers[number] = self._readers.get(number, 0) + 1
+        self.makers = Makers(net, run.recording, self.roots)
 
     def read(self) -> None:
         for node in self.run.recording.nodes:
@@ -225,84 +245,14 @@ class _Reading:
                 self.ends.setdefault(key, []).append(_End(self, node, other))
                 return contracted
         classes = np.unique(np.concatenate([r.reshape(-1) for r in rows]))
-        made = self.makers(a, classes) or self.makers(b, classes)
+        made = self.makers.of(a, classes) or self.makers.of(b, classes)
         if made is not None:
-            for name, dim in made:
-                self.found.share(name, dim, classes)
+            for one in made:
+                self.found.share(one.name, one.dim, classes, one.rows)
             return contracted
         for r in rows:
             self.demand(r, False, "two computed tensors are contracted over it", node)
         return contracted
-
-    def makers(self, number: int, classes: Ints) -> list[tuple[str, int]] | None:
-        """Parameters that scale all members of a tensor, and nothing else: there copies have their shares.
-
-        Args:
-            number: A tensor that one contraction reads.
-            classes: What it contracts over.
-
-        Returns:
-            Names and dimensions (of a norm's weight and bias, a scale, or a linear map's rows and bias), or
-            None where it is read elsewhere too, made in another way, or where the parameters do not vary
-            along the contracted axis (the rows of a linear map are no tokens).
-        """
-        made = self._makers(number)
-        if made is None:
-            return None
-        wanted = classes[classes != 0]
-        for name in {name for name, _ in made}:
-            layers = [self.net.layers.get(name, {}).get(dim) for n, dim in set(made) if n == name]
-            met = np.zeros(len(wanted), np.int64)  # along how many dimensions it meets each of them
-            for layer in layers:
-                met += np.isin(wanted, layer.numpy()) if layer is not None else 0
-            if (met != 1).any():
-                return None
-        return made
-
-    def _makers(self, number: int) -> list[tuple[str, int]] | None:
-        while self._readers.get(number, 0) == 1 and len(self._made.get(number, ())) == 1:
-            (node,) = self._made[number]
-            if node.op in ("mul", *_NORMS) and len(node.inputs) > 1:
-                return self._scales(node.inputs[1:] if node.op != "mul" else node.inputs)
-            if "batch_norm" in node.op:
-                return self._scales(node.inputs[1:3]) if len(node.inputs) == 5 else None
-            if node.op in ("mm", "addmm", "convolution"):
-                return self._rows(node)
-            if len(node.inputs) != 1 or len(node.outputs) != 1 or not _whole(node):
-                return None
-            number = node.inputs[0]
-        return None
-
-    def _alone(self, number: int) -> tuple[str, tuple[int, ...]] | None:
-        """A parameter that is read once, by the chain of views that ends here."""
-        root = self.roots.get(number)
-        if root is None or self._readers.get(number, 0) != 1 or self._readers.get(root[0], 0) != 1:
-            return None
-        return self.names[root[0]], root[1]
-
-    def _scales(self, numbers: list[int]) -> list[tuple[str, int]] | None:
-        """Scales (and a norm's bias), along whatever they vary: exactly one product of them is meant."""
-        found = [self._alone(n) for n in numbers if n in self.roots]
-        if not found or any(f is None for f in found):
-            return None
-        return [(f[0], dim) for f in found if f is not None for dim in self.net.layers.get(f[0], {})]
-
-    def _rows(self, node: Node) -> list[tuple[str, int]] | None:
-        """The rows of a linear map and its bias."""
-        conv = node.op == "convolution"
-        weight = self._alone(node.inputs[1 if conv else -1])
-        if weight is None or (conv and node.args[6]):  # a transposed convolution has its rows elsewhere
-            return None
-        row = weight[1][0 if conv else -1]
-        if row < 0:
-            return None
-        found = [(weight[0], row)]
-        if len(node.inputs) == 3:
-            bias = self._alone(node.inputs[2 if conv else 0])
-            if bias is None:
-                return None
-            found.append((bias[0], 0))
-        return found
 
     def _convolution(self, node: Node) -> dict[int, int]:
         x, w = node.inputs[:2]
@@ -334,7 +284,7 @@ class _Reading:
         x = node.inputs[0]
         rank = len(self.shapes[x])
         family = rule.__module__.rpartition(".")[2]
-        if node.op in _NORMS:
+        if node.op in NORMS:
             dims = tuple(range(rank - len(node.args[1]), rank))
             for rows in self.rows(x, dims):
                 self.demand(rows, True, f"{node.op} averages over it", node)
@@ -370,21 +320,6 @@ class _Reading:
             self.demand(rows, alike, f"{node.op} {verb} over it", node)
 
 
-def _whole(node: Node) -> bool:
-    """Whether an operator hands on all of its input, scaled by a number at most."""
-    by_number = node.op in ("mul", "div") and not any(isinstance(a, Ref) for a in node.args[1:])
-    kept = node.op in _RESHAPES or node.op in (
-        "t",
-        "transpose",
-        "permute",
-        "expand",
-        "clone",
-        "_to_copy",
-        "alias",
-    )
-    return by_number or kept
-
-
 def _reduced(node: Node, rank: int) -> tuple[int, ...]:
     """The dimensions that a reduction ends or runs along."""
     index = 2 if node.op in ("linalg_vector_norm", "norm", "topk", "kthvalue") else 1
@@ -413,7 +348,7 @@ def _through(
     if op in ("select", "unbind"):
         gone = (node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) % rank
         return dims[:gone] + dims[gone + 1 :]
-    if op in _RESHAPES:
+    if op in RESHAPES:
         out = [-1] * len(new)
         for a, b in factor(old, new):
             sources = {dims[d] for d in a if old[d] > 1}

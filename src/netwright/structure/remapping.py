@@ -262,11 +262,12 @@ def _kept(
                 continue
             index, place = found
             kept.setdefault(name, {})[dim] = index
-            sharing = counted.shared.get(name, {}).get(dim)
-            if sharing is not None and len(layout.source):
-                slot = place.clamp(min=0)
-                mine = torch.from_numpy(np.isin(layout.source, sharing))[slot]
-                factor = torch.where((place >= 0) & mine, shares[slot], 1.0)
+            slot = place.clamp(min=0)
+            there = place >= 0
+            known = np.where(there, layout.source[slot] if len(layout.source) else 0, 0)
+            sharing = counted.sharing(name, dim, known, index.numpy())
+            if sharing is not None:
+                factor = torch.where(torch.from_numpy(sharing), shares[slot], 1.0)
                 if bool((factor != 1).any()):
                     factors.setdefault(name, {})[dim] = factor
     return kept, factors
