@@ -114,7 +114,7 @@ class MaskState:
             present.remove()
         prefix = ROOT + "."
         masks = {n.removeprefix(prefix): t for n, t in saved.items() if n.startswith(prefix)}
-        plain = {_plain(n): t for n, t in saved.items() if not n.startswith(prefix)}
+        plain = {plain_name(n): t for n, t in saved.items() if not n.startswith(prefix)}
         soft = any(_is_soft_name(n, masks) for n in saved)
         try:
             model.load_state_dict(plain)
@@ -375,7 +375,7 @@ def _harden(module: nn.Module) -> None:
         module._parameters[leaf] = module._parameters.pop(leaf)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A name of a state dict without the marks of soft masks."""
     head, mark, tail = name.partition(_ORIGINAL)
     if mark and tail.endswith(".original"):
@@ -386,4 +386,4 @@ def _plain(name: str) -> str:
 
 
 def _is_soft_name(name: str, masks: Mapping[str, Tensor]) -> bool:
-    return _plain(name) != name and _plain(name) in masks
+    return plain_name(name) != name and plain_name(name) in masks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,27 @@ from torch import Tensor, nn
 
 from netwright import _files, structure
 from netwright.errors import ArtefactError, ModelError, StructureError, UsageError, from_os_error
+from netwright.pruning.mask_state import MaskState
+from netwright.pruning.masked import bare
+from netwright.pruning.packing import pack, unpack
 from netwright.pruning.result import Pruned
+from netwright.pruning.sparse_result import Sparse
 from netwright.structure.onnx import OnnxNetwork
 
 _FORMAT = "netwright-pruned"
 _VERSION = 1
 _WEIGHTS, _RECIPE = "model.safetensors", "kept.json"
+_NO_SURGERY: Mapping[str, Any] = {"how": "in place", "notes": [], "adopted": [], "attributes": {}, "kept": {}}
 
 
-def save_pruned(pruned: Pruned, folder: str | Path) -> Path:
+def save_pruned(pruned: Pruned | Sparse | nn.Module, folder: str | Path) -> Path:
     """Write a pruned network: ``model.safetensors`` and ``kept.json``, each complete or not at all.
 
+    Masks take one bit a weight, and of what lies under hard masks only the rest is written.
+
     Args:
-        pruned: What `prune` gave, perhaps with a model that was trained further.
+        pruned: What `prune` or `sparsify` gave, perhaps with a model that was trained further; or a network
+            with masks.
         folder: Where to; it is made if it does not exist.
 
     Returns:
@@ -35,39 +43,37 @@ def save_pruned(pruned: Pruned, folder: str | Path) -> Path:
     Raises:
         ArtefactError: if the files cannot be written, or the network is a graph and its example cannot be
             written down.
-        UsageError: if the network is an ONNX graph, which is a file of its own.
+        UsageError: if the network is an ONNX graph, which is a file of its own, or nothing says what was done
+            to it.
     """
-    if isinstance(pruned.model, OnnxNetwork):
+    model = pruned.model if isinstance(pruned, (Pruned, Sparse)) else pruned
+    if isinstance(model, OnnxNetwork):
         raise UsageError(
             "an ONNX graph has no architecture to be replayed on", 'write it with .model.save("small.onnx")'
         )
+    if not isinstance(pruned, Pruned) and (not isinstance(model, nn.Module) or MaskState.of(model) is None):
+        raise UsageError(
+            f"a {type(pruned).__name__} does not say what was done to it",
+            "give what netwright.prune or netwright.sparsify returned, or a network with masks",
+        )
     folder = Path(folder)
-    unique, aliases = _distinct(pruned.model.state_dict())
-    recipe = {
+    state, masks = pack(model)
+    unique, aliases = _distinct(state)
+    recipe: dict[str, Any] = {
         "format": _FORMAT,
         "version": _VERSION,
         "netwright": metadata.version("netwright"),
         "torch": torch.__version__,
-        "model": type(pruned.model).__name__,
-        "how": pruned.how,
-        "macs": [pruned.before.macs, pruned.after.macs],
-        "params": [pruned.before.params, pruned.after.params],
-        "notes": list(pruned.notes),
-        "adopted": list(pruned.adopted),
-        "attributes": {m: dict(values) for m, values in pruned.attributes.items()},
+        "model": type(model).__name__,
         "aliases": aliases,
-        "kept": {n: {str(d): i.tolist() for d, i in dims.items()} for n, dims in pruned.kept.items()},
+        **(_surgery(pruned) if isinstance(pruned, Pruned) else _NO_SURGERY),
     }
-    lost = {n: dims for n, dims in pruned.scales.items() if n not in unique and n not in aliases}
-    if lost:  # what is in no state dict is made again from the architecture
-        recipe["scales"] = {
-            n: {str(d): s[pruned.kept[n][d]].tolist() if d in pruned.kept.get(n, {}) else s.tolist()}
-            for n, dims in lost.items()
-            for d, s in dims.items()
-        }
-    if pruned.how == "graph":  # the graph is made again from the architecture, which needs an example
-        recipe["example"] = structure.describe_example(pruned.net.inputs)
-        recipe["heads"] = pruned.net.heads
+    if masks is not None:
+        recipe["masks"] = masks
+    if isinstance(pruned, Sparse):
+        recipe["notes"] = list(pruned.notes)
+    if isinstance(pruned, Pruned):
+        recipe.update(_remade(pruned, [*unique, *aliases]))
     _files.write_safetensors(folder / _WEIGHTS, unique)
     _files.write_text(folder / _RECIPE, json.dumps(recipe) + "\n")
     return folder
@@ -78,17 +84,17 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
 
     Args:
         folder: What `save_pruned` wrote; or a recipe ``NAME.json`` beside its ``NAME.safetensors``.
-        model: The dense architecture, with any weights; it is not touched.
+        model: The dense architecture, with any weights and masks; it is not touched.
 
     Returns:
-        A new module, in the mode (train or eval) of the given one.
+        A new module, in the mode (train or eval) of the given one; with masks where the saved one had some.
 
     Raises:
         ArtefactError: if the files are missing, corrupt, of another format, or do not fit the architecture.
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is a {type(model).__name__}", "give the dense architecture, an nn.Module")
-    folder = Path(folder)
+    folder, model = Path(folder), bare(model)
     single = folder.suffix == ".json"
     file = folder if single else folder / _RECIPE
     recipe = _read_recipe(file)
@@ -108,6 +114,13 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
             f"{file} is corrupt or does not fit {type(model).__name__} ({error!r})",
             "write it again with save_pruned",
         ) from error
+    try:
+        masks = unpack(weights, recipe.get("masks"), small)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtefactError(
+            f"the masks in {folder} are corrupt or do not fit {type(model).__name__} ({error!r})",
+            "write it again with save_pruned",
+        ) from error
     for alias, name in recipe.get("aliases", {}).items():
         if name in weights:
             weights[alias] = weights[name]
@@ -116,7 +129,38 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     for name in state:
         state[name] = weights[name]
     small.load_state_dict(state)
+    if masks is not None:
+        MaskState(small, masks.masks, soft=masks.soft)
     return small
+
+
+def _remade(pruned: Pruned, saved: Sequence[str]) -> dict[str, Any]:
+    """What is in no state dict and is made again from the architecture."""
+    told: dict[str, Any] = {}
+    lost = {n: dims for n, dims in pruned.scales.items() if n not in saved}
+    if lost:
+        told["scales"] = {
+            n: {str(d): s[pruned.kept[n][d]].tolist() if d in pruned.kept.get(n, {}) else s.tolist()}
+            for n, dims in lost.items()
+            for d, s in dims.items()
+        }
+    if pruned.how == "graph":  # the graph is made again from the architecture, which needs an example
+        told["example"] = structure.describe_example(pruned.net.inputs)
+        told["heads"] = pruned.net.heads
+    return told
+
+
+def _surgery(pruned: Pruned) -> dict[str, Any]:
+    """What makes the architecture fit."""
+    return {
+        "how": pruned.how,
+        "macs": [pruned.before.macs, pruned.after.macs],
+        "params": [pruned.before.params, pruned.after.params],
+        "notes": list(pruned.notes),
+        "adopted": list(pruned.adopted),
+        "attributes": {m: dict(values) for m, values in pruned.attributes.items()},
+        "kept": {n: {str(d): i.tolist() for d, i in dims.items()} for n, dims in pruned.kept.items()},
+    }
 
 
 def _graph(

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from netwright._files import atomic
@@ -230,7 +231,7 @@ def _dynamo(task: _Task, draft: Path, inline: bool) -> None:
 
 def _prepare(model: nn.Module, example: Example, opset: int | None, dynamic: bool) -> _Task:
     """Copy the network, make batches of two sizes and record what PyTorch answers to each."""
-    copied = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    copied = folded(copy.deepcopy(model).cpu().eval().requires_grad_(False))
     copied.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     args, kwargs = arguments(example, torch.device("cpu"))
     args, kwargs = _detached(args), dict(zip(kwargs, _detached(tuple(kwargs.values())), strict=True))
@@ -258,6 +259,22 @@ def _prepare(model: nn.Module, example: Example, opset: int | None, dynamic: boo
         opset=opset,
         checks=list(zip(batches, answers, strict=True)),
     )
+
+
+@torch.no_grad()
+def folded(model: nn.Module) -> nn.Module:
+    """Put what parametrizations make of weights (masks, norms) in their place; in place."""
+    for module in model.modules():
+        parts = getattr(module, "parametrizations", None)
+        if not (isinstance(parts, nn.ModuleDict) and parametrize.is_parametrized(module)):
+            continue
+        made = {name: getattr(module, name).detach().clone() for name in parts}
+        # PyTorch's own removal deletes the attribute from a class which copies of the network share.
+        del module.parametrizations
+        module.__class__ = type(module).__mro__[1]
+        for name, value in made.items():
+            module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+    return model
 
 
 def _longer(tensor: Tensor) -> Tensor:
