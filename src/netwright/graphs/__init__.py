@@ -2,6 +2,7 @@
 
 from netwright.graphs.csr import CSRGraph, largest_ball
 from netwright.graphs.embedding import Embedding
+from netwright.graphs.features import STRUCTURE_FEATURES, structure_features
 from netwright.graphs.projection import degree_weights, fastrp, random_projection
 from netwright.graphs.readers import (
     Contacts,
@@ -19,6 +20,7 @@ from netwright.graphs.sources import contacts, wordnet
 from netwright.graphs.walks import deepwalk, node2vec, random_walks
 
 __all__ = [
+    "STRUCTURE_FEATURES",
     "CSRGraph",
     "Contacts",
     "Embedding",
@@ -39,5 +41,6 @@ __all__ = [
     "read_npz",
     "read_wordnet",
     "save_npz",
+    "structure_features",
     "wordnet",
 ]

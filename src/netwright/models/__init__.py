@@ -3,27 +3,38 @@
 from netwright.models.loading import Loaded, list_models, load
 from netwright.models.shapes import input_channels, natural_shape
 from netwright.models.weights import put_weights, read_weights
+from netwright.models.wiring import Wiring, wire
 from netwright.models.zoo import (
     EDSR,
     RCAN,
+    GraphemeToPhoneme,
+    GraphRNN,
     RecurrentClassifier,
     ResNetCifar,
     SwinIR,
+    TokenClassifier,
     UNet,
+    recurrent,
 )
 
 __all__ = [
     "EDSR",
     "RCAN",
+    "GraphRNN",
+    "GraphemeToPhoneme",
     "Loaded",
     "RecurrentClassifier",
     "ResNetCifar",
     "SwinIR",
+    "TokenClassifier",
     "UNet",
+    "Wiring",
     "input_channels",
     "list_models",
     "load",
     "natural_shape",
     "put_weights",
     "read_weights",
+    "recurrent",
+    "wire",
 ]

@@ -8,7 +8,9 @@ from functools import partial
 from torch import nn
 
 from netwright.errors import ModelError
-from netwright.models.zoo.recurrent import RecurrentClassifier
+from netwright.models.zoo.graph_rnn import GraphRNN
+from netwright.models.zoo.phonemes import GraphemeToPhoneme
+from netwright.models.zoo.recurrent import RecurrentClassifier, TokenClassifier, recurrent
 from netwright.models.zoo.resnet_cifar import ResNetCifar
 from netwright.models.zoo.super_resolution import EDSR, RCAN
 from netwright.models.zoo.swinir import SwinIR
@@ -48,8 +50,12 @@ __all__ = [
     "BUILDERS",
     "EDSR",
     "RCAN",
+    "GraphRNN",
+    "GraphemeToPhoneme",
     "RecurrentClassifier",
     "ResNetCifar",
     "SwinIR",
+    "TokenClassifier",
     "UNet",
+    "recurrent",
 ]
