@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from netwright.errors import ModelError, StructureError
 from netwright.structure.attention import adopt_attention
 from netwright.structure.copying import clone
-from netwright.structure.graph import LAYERS, PATH, Program, is_layer
+from netwright.structure.graph import LAYERS, PATH, GraphNetwork, Program, build, is_layer
 from netwright.structure.graph_export import (
     attribute,
     drop_objects,
@@ -28,8 +28,10 @@ from netwright.structure.graph_export import (
     plain_graph,
     twin_of,
 )
+from netwright.structure.graph_tracing import Untraceable, trace_calls
 from netwright.structure.inputs import Inputs, to_meta
-from netwright.structure.record import record
+from netwright.structure.proof import computing
+from netwright.structure.record import Recording, record
 
 _TRAINING_FLAGS = frozenset({"train", "training", "use_input_stats"})
 
@@ -42,24 +44,63 @@ class Captured:
         program: The graph of the dense network.
         constants: Name -> tensor that the graph reads beside parameters and buffers.
         dropped: Classes of results that the graph returns None for.
+        recording: One of the dense graph, where there is one already.
     """
 
     program: Program
     constants: dict[str, Tensor] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
+    recording: Recording | None = None
+
+    def network(self, model: nn.Module) -> GraphNetwork:
+        """The dense graph around the model's own parameters."""
+        return build(model, type(model).__name__, self.program, None, {}, {}, self.constants)
 
 
-def capture(model: nn.Module, inputs: Inputs, *, training: bool = False) -> Captured:
-    """Export one forward pass.
+def calls(recording: Recording) -> list[tuple[Any, ...]]:
+    """The operators that compute, with their numbers and the shapes of their results."""
+    return [
+        (
+            n.op,
+            [a for a in n.args if isinstance(a, float)],
+            [recording.shapes[o] for o in n.outputs[:1] if o >= 0],
+        )
+        for n in computing(recording)
+    ]
+
+
+def capture(model: nn.Module, inputs: Inputs, theirs: Recording, *, training: bool = False) -> Captured:
+    """Capture one forward pass: traced where that gives what the network itself runs, exported otherwise.
 
     Args:
         model: The network; it is not touched.
         inputs: The example; a leading dimension of two or more that all tensors share stays free.
-        training: Export the pass in training mode.
+        theirs: The network's own recording of that pass.
+        training: Capture the pass in training mode.
 
     Raises:
         StructureError: if `torch.export` cannot follow the forward pass; says what it said.
     """
+    try:
+        found = _traced(model, inputs, training)
+        found.recording = record(found.network(model), inputs, training=training)
+        if calls(found.recording) == calls(theirs):
+            return found
+    except (Untraceable, ModelError):
+        pass
+    return _exported(model, inputs, training)
+
+
+def _traced(model: nn.Module, inputs: Inputs, training: bool) -> Captured:
+    found = trace_calls(model, inputs, training=training, dtype=_dtype_of(model))
+    _follow_device(found.graph)
+    _call_layers(found.graph, twin_of(model, training), training)
+    _sweep(found.graph)
+    program = _program(model, inputs, found.graph, found.inputs, found.outputs, found.shapes)
+    return Captured(program, found.constants, found.dropped)
+
+
+def _exported(model: nn.Module, inputs: Inputs, training: bool) -> Captured:
     twin = twin_of(model, training)
     dropped = drop_objects(twin)
     exported = export(twin, inputs)
@@ -71,15 +112,22 @@ def capture(model: nn.Module, inputs: Inputs, *, training: bool = False) -> Capt
     constants = _name_constants(graph, module, twin)
     _sweep(graph)
     leaves, _ = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
-    program = Program(
-        graph,
-        exported.call_spec.in_spec,
-        exported.call_spec.out_spec,
-        tuple([free_shape(exported, i, x) for i, x in enumerate(leaves)]),
-        {i: x for i, x in enumerate(leaves) if not isinstance(x, Tensor)},
-        inspect.signature(model.forward),
-    )
+    shapes = tuple([free_shape(exported, i, x) for i, x in enumerate(leaves)])
+    program = _program(model, inputs, graph, exported.call_spec.in_spec, exported.call_spec.out_spec, shapes)
     return Captured(program, constants, sorted(dropped))
+
+
+def _program(
+    model: nn.Module,
+    inputs: Inputs,
+    graph: fx.Graph,
+    given: Any,
+    returned: Any,
+    shapes: tuple[tuple[int | None, ...] | None, ...],
+) -> Program:
+    leaves, _ = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
+    values = {i: x for i, x in enumerate(leaves) if not isinstance(x, Tensor)}
+    return Program(graph, given, returned, shapes, values, inspect.signature(model.forward))
 
 
 def _dtype_of(model: nn.Module) -> torch.dtype:

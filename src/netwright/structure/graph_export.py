@@ -68,7 +68,8 @@ def drop_objects(twin: nn.Module) -> set[str]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Capture without warnings and fused kernels, and without drawing from the global generator."""
     loggers = [logging.getLogger(name) for name in ("torch.export", "torch.fx", "torch._export")]
     levels = [logger.level for logger in loggers]
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -106,7 +107,7 @@ def export(twin: nn.Module, inputs: Inputs) -> Any:
     failure: Exception | None = None
     for spec in (shapes, None):
         try:
-            with _quiet():
+            with quiet():
                 return torch.export.export(twin, args, kwargs, dynamic_shapes=spec, strict=False)
         except Exception as error:
             failure = failure or error

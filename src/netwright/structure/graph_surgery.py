@@ -11,7 +11,7 @@ import dataclasses
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -21,14 +21,14 @@ from torch.utils import _pytree as pytree
 from netwright.errors import ModelError, StructureError
 from netwright.structure.attributes import Attributes, typed_attributes
 from netwright.structure.graph import GraphNetwork, Program, build
-from netwright.structure.graph_capture import Captured, capture, export_free
+from netwright.structure.graph_capture import Captured, calls, capture, export_free
 from netwright.structure.graph_rewrite import Resized, Unwritable, rewrite
 from netwright.structure.graph_wanted import Wanted
 from netwright.structure.inputs import Inputs
 from netwright.structure.labels import Labels, Traced
 from netwright.structure.layers import varying
 from netwright.structure.layout import arrange
-from netwright.structure.proof import Mismatch, Order, computing, prove
+from netwright.structure.proof import Mismatch, Order, prove
 from netwright.structure.record import Recording, record
 from netwright.structure.sizes import Sizes, parameter_layers, shapes_of, take
 from netwright.structure.solve import Partition
@@ -158,8 +158,9 @@ def through_graph(
     programs: dict[str, Program] = {}
     proofs = []
     for name, found in both.passes.items():
-        dense = build(model, kind, found.program, None, {}, {}, found.constants)
-        seen = _see(dense, net, inputs, times, order, name != "program")
+        if found.recording is None:
+            found.recording = record(found.network(model), inputs, training=name != "program")
+        seen = _see(found.recording, net, times, order)
         _agrees(seen, net, kept)
         small = rewrite(found.program.graph, Resized(seen.traced, seen.shapes, seen.times, seen.order))
         programs[name] = found.program.with_graph(small)
@@ -206,13 +207,14 @@ def _passes(model: nn.Module, net: Structure) -> _Passes:
     if held is not None and held[0]() is model and held[1] == key:
         return cast("_Passes", held[2])
     inputs = export_free(net.inputs, model)
-    captured = _capture(model, inputs, training=False)
+    theirs = _recorded(model, net, inputs, training=False)
+    captured = _capture(model, inputs, theirs, training=False)
     captured, notes = _batches(model, inputs, captured)
     if captured.dropped:
         notes.append(f"it returns None where the network returned a {' or '.join(captured.dropped)}")
     passes = {"program": captured}
     try:
-        other = _training_pass(model, inputs, captured)
+        other = _training_pass(model, net, inputs, captured)
         if other is not None:
             passes["training_program"] = other
     except (StructureError, ModelError) as error:
@@ -224,17 +226,23 @@ def _passes(model: nn.Module, net: Structure) -> _Passes:
     return made
 
 
+def _recorded(model: nn.Module, net: Structure, inputs: Inputs, *, training: bool) -> Recording:
+    """A recording of the network itself; one of those that its structure has, where that is the same."""
+    for run in net.runs if inputs is net.inputs else ():
+        if run.recording.training is training and not run.recording.real:
+            return run.recording
+    return record(model, inputs, training=training)
+
+
 def _batches(model: nn.Module, inputs: Inputs, captured: Captured) -> tuple[Captured, list[str]]:
     """Make sure that the network runs a single example through the operators of many, or fix the batch."""
     program = captured.program
     leaves, spec = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
     single = [x[:1] if s and s[0] is None else x for x, s in zip(leaves, program.shapes, strict=True)]
     if any(a is not b for a, b in zip(leaves, single, strict=True)):
-        dense = build(model, "", program, None, {}, {}, captured.constants)
         one = Inputs(*pytree.tree_unflatten(single, spec))
         try:
-            theirs = _calls(record(model, one))
-            if theirs == _calls(record(model, inputs)) or theirs == _calls(record(dense, one)):
+            if calls(record(model, one)) == calls(record(captured.network(model), one)):
                 return captured, []
         except ModelError:
             pass
@@ -244,23 +252,22 @@ def _batches(model: nn.Module, inputs: Inputs, captured: Captured) -> tuple[Capt
     return fixed, [f"its batch size is fixed at {count}"]
 
 
-def _capture(model: nn.Module, inputs: Inputs, *, training: bool) -> Captured:
+def _capture(model: nn.Module, inputs: Inputs, theirs: Recording, *, training: bool) -> Captured:
     if isinstance(model, GraphNetwork):
         other = model.training_program if training else None
         return Captured(model.program if other is None else other)
-    return capture(model, inputs, training=training)
+    return capture(model, inputs, theirs, training=training)
 
 
-def _training_pass(model: nn.Module, inputs: Inputs, captured: Captured) -> Captured | None:
+def _training_pass(model: nn.Module, net: Structure, inputs: Inputs, captured: Captured) -> Captured | None:
     """The pass in training mode, where more differs than the flags that the graph of the eval pass reads."""
+    theirs = _recorded(model, net, inputs, training=True)
     if isinstance(model, GraphNetwork):
-        return _capture(model, inputs, training=True) if model.training_program is not None else None
-    theirs = record(model, inputs, training=True)
-    dense = build(model, "", captured.program, None, {}, {}, captured.constants)
-    ours = record(dense, inputs, training=True)
-    if _calls(ours) == _calls(theirs):
+        has = model.training_program is not None
+        return _capture(model, inputs, theirs, training=True) if has else None
+    if calls(record(captured.network(model), inputs, training=True)) == calls(theirs):
         return None
-    found = capture(model, inputs, training=True)
+    found = capture(model, inputs, theirs, training=True)
     renamed = {name: name.replace("_constant", "_training_constant") for name in found.constants}
     for node in found.program.graph.nodes:
         if node.op == "get_attr" and node.target in renamed:
@@ -269,20 +276,12 @@ def _training_pass(model: nn.Module, inputs: Inputs, captured: Captured) -> Capt
     return Captured(program, {renamed[name]: value for name, value in found.constants.items()})
 
 
-def _calls(recording: Recording) -> list[tuple[Any, ...]]:
-    """The operators that compute, with their numbers."""
-    return [(n.op, *[a for a in n.args if isinstance(a, float)]) for n in computing(recording)]
-
-
-def _see(
-    dense: GraphNetwork, net: Structure, inputs: Inputs, times: Tensor, order: Order | None, training: bool
-) -> _Seen:
-    """Record the dense graph and label it.
+def _see(recording: Recording, net: Structure, times: Tensor, order: Order | None) -> _Seen:
+    """Label the recording of a dense graph.
 
     Raises:
         Unwritable: if the graph ties or freezes what the surgery takes apart.
     """
-    recording = record(dense, inputs, training=training)
     labels = Labels(heads=net.heads, given=net.layers, units=net.count)
     traced = labels.walk(recording)
     classes, all_times = _components(labels, net, times)
