@@ -22,6 +22,7 @@ from netwright.pruning.layerwise import (
     register_layer_allocation,
 )
 from netwright.pruning.mask_state import MaskState, bake
+from netwright.pruning.masked import bare, carry_masks
 from netwright.pruning.onnx_files import prune_onnx
 from netwright.pruning.plasticity import Plasticity, plasticity
 from netwright.pruning.ratios import ratios
@@ -56,6 +57,8 @@ __all__ = [
     "Stability",
     "TrainingCost",
     "bake",
+    "bare",
+    "carry_masks",
     "choose",
     "from_scores",
     "layer_counts",

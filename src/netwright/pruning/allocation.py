@@ -50,12 +50,14 @@ def list_allocations() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def find_allocation(name: str) -> Allocation:
-    """Look an allocation up.
+def find_allocation(name: str | Allocation) -> Allocation:
+    """Look an allocation up; a function is returned as it is.
 
     Raises:
         UsageError: if there is none of that name.
     """
+    if callable(name):
+        return name
     if name not in _REGISTRY:
         raise UsageError(f"there is no allocation {name!r}", f"choose from {', '.join(list_allocations())}")
     return _REGISTRY[name]
@@ -95,14 +97,14 @@ def global_threshold(widths: Widths, steps: Tensor, least: Tensor, fits: Callabl
 
 
 def allocate(
-    widths: Widths, limits: Limits, allocation: str = "global", *, round_to: int | None = None
+    widths: Widths, limits: Limits, allocation: str | Allocation = "global", *, round_to: int | None = None
 ) -> Tensor:
     """Choose the count of every axis.
 
     Args:
         widths: The ranked axes.
         limits: The budget.
-        allocation: A registered name.
+        allocation: A registered name, or a function like those.
         round_to: Counts are multiples of this on every axis of at least four times it; None takes 8 on axes
             of at least 32, or nothing where that cannot meet the budget; 1 takes any count.
 

@@ -1,20 +1,25 @@
-"""The verb: a network, an example and a budget in; a smaller network out."""
+"""One cut: a network, an example and a budget in; a smaller network out. The verb is in `structured`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from netwright import structure
 from netwright.errors import StructureError, UsageError
-from netwright.pruning.allocation import allocate, find_allocation, parse_budget
+from netwright.pruning.allocation import allocate, parse_budget
+from netwright.pruning.density_allocation import ByDensity, ChannelAllocations, check_allocation, resolve
 from netwright.pruning.examples import Examples
-from netwright.pruning.importance import Importance, find_importance, require_data, score
+from netwright.pruning.granularity import Channel
+from netwright.pruning.importance import Importance, find_importance, require_data
 from netwright.pruning.latency import within_latency
 from netwright.pruning.limits import Limits, check_budget
+from netwright.pruning.mask_state import MaskState
+from netwright.pruning.masked import bare, carry_masks, masked_repair
+from netwright.pruning.members import score_channels
 from netwright.pruning.repair import check_repair, repair_
 from netwright.pruning.result import Pruned
 from netwright.pruning.widths import Widths, check_round_to
@@ -28,13 +33,14 @@ _TOLERANCE = 1e-6
 _WAYS = {"auto": (("whole", "in place"), ("width", "in place"), ("whole", "auto"), ("width", "auto"))}
 
 
-def prune(
+def remove_channels(
     model: nn.Module,
     example: Any,
-    budget: Budget | str | float,
+    budget: Budget | str | float | None,
     *,
     importance: str | Importance = "magnitude",
-    allocation: str = "global",
+    channel: Channel | None = None,
+    allocation: ChannelAllocations = "global",
     repair: str = "auto",
     data: Any = None,
     seed: int = 0,
@@ -46,16 +52,21 @@ def prune(
     """Remove the least important channels, heads and features of a network until it fits a budget.
 
     The result is a new module of the same class with really smaller weights. It never exceeds the budget.
+    A network with masks (see `MaskState`) is cut as the network that it computes, and keeps its masks, cut
+    like the weights.
 
     Args:
         model: Any module; it is not touched.
         example: A tensor, a tuple of arguments or a dict of keyword arguments for the model.
         budget: Limits on ``macs``, ``params``, ``size``, ``latency`` or ``keep``, as a `Budget` or as text
             such as ``"macs=0.5"``. ``keep`` is a share of all units of the axes that can shrink. A bare
-            number is a ``keep``. A latency is measured in ONNX Runtime on this machine, with one thread.
+            number is a ``keep``. A latency is measured in ONNX Runtime on this machine, with one thread. None
+            where densities are given that say it all.
         importance: Which units stay: a name (see `list_importances`) or a function of (structure, model,
             examples) that returns one score for every class.
-        allocation: "global" sets one threshold over all axes, "uniform" keeps the same share of each.
+        channel: How scores are aggregated and made comparable; None for `Channel()`.
+        allocation: "global" sets one threshold over all axes, "uniform" keeps the same share of each; more in
+            `netwright.pruning.density_allocation`.
         repair: "none", "bn", "obs" or "auto" (see `netwright.pruning.repair`).
         data: Examples for importances and repairs: a tensor (N, ...), a `netwright.data.Part`, a `DataLoader`
             another iterable of batches, or "gaussian" or "uniform" noise, which ``repair="obs"`` takes where
@@ -79,11 +90,30 @@ def prune(
         StructureError: if nothing can shrink, or the network's code cannot take other sizes.
         ModelError: if the model rejects the example or the data.
     """
+    if isinstance(model, nn.Module) and MaskState.of(model) is not None:
+        found = remove_channels(
+            bare(model),
+            example,
+            budget,
+            importance=importance,
+            channel=channel,
+            allocation=allocation,
+            repair=masked_repair(repair, data),
+            data=data,
+            seed=seed,
+            exclude=exclude,
+            round_to=round_to,
+            heads=heads,
+            check=check,
+        )
+        carry_masks(model, found.model, found.kept, found.scales)
+        return found
     begun = time.perf_counter()
-    budget = parse_budget(budget)
-    check_budget(budget)
+    if budget is not None or not isinstance(allocation, Mapping):
+        budget = parse_budget(budget)  # type: ignore[arg-type]
+        check_budget(budget)
     check_round_to(round_to)
-    find_allocation(allocation)
+    check_allocation(allocation)
     find_importance(importance)
     # Refitting without data takes noise: the products of weights decide then, not those of the data.
     examples = Examples("gaussian" if data is None and repair == "obs" else data, example, seed=seed)
@@ -94,13 +124,14 @@ def prune(
     exclude = tuple(exclude)
     failures: list[StructureError] = []
     # Where nothing is measured it takes a moment, in which the collector would find nothing.
-    attempt = _shrunk if budget.latency is not None else uncollected(_shrunk)
+    timed = budget is not None and budget.latency is not None
+    attempt = _shrunk if timed else uncollected(_shrunk)
     net: Structure | None = None
     for mode, how in _WAYS.get(heads, ((heads, "auto"),)):
         net = structure.trace(model, example, exclude=exclude, heads=mode, like=net)
         try:
             keep, shrunk, latency = attempt(
-                model, net, importance, examples, budget, allocation, round_to, how
+                model, net, importance, channel, examples, budget, allocation, round_to, how
             )
         except StructureError as failure:
             failures.append(failure)
@@ -139,18 +170,24 @@ def _shrunk(
     model: nn.Module,
     net: Structure,
     importance: str | Importance,
+    channel: Channel | None,
     examples: Examples,
-    budget: Budget,
-    allocation: str,
+    budget: Budget | None,
+    allocation: ChannelAllocations,
     round_to: int | None,
     how: str,
 ) -> tuple[Tensor, structure.Shrunk, dict[str, float] | None]:
     """What stays, the smaller network, and its latency where the budget asks for one."""
-    widths = Widths(net, score(net, model, importance, examples))
+    widths = Widths(net, score_channels(net, model, importance, examples, channel))
+    spread = resolve(allocation, net, model, importance, examples, budget)
+    if budget is None:
+        assert isinstance(spread, ByDensity)
+        keep = widths.mask(spread.exact(widths))
+        return keep, structure.shrink(model, net, keep, how=how), None
     limits = Limits(widths, budget, _item_bytes(model))
     if budget.latency is not None:
-        return within_latency(model, widths, limits, budget.latency, allocation, round_to, how)
-    keep = widths.mask(allocate(widths, limits, allocation, round_to=round_to))
+        return within_latency(model, widths, limits, budget.latency, spread, round_to, how)
+    keep = widths.mask(allocate(widths, limits, spread, round_to=round_to))
     return keep, structure.shrink(model, net, keep, how=how), None
 
 

@@ -100,6 +100,21 @@ def iterative(fraction: float = 0.2, rounds: int | None = None, retrain: Recipe 
     return Cycles(fraction, rounds, what="none", retrain=retrain)
 
 
+_NAMED: dict[str, Callable[[], Cycles]] = {"lottery": lottery, "iterative": iterative}
+
+
+def list_cycles() -> list[str]:
+    """Names of all schedules of several trainings, in alphabetical order."""
+    return sorted(_NAMED)
+
+
+def find_cycles(schedule: Any) -> Cycles | None:
+    """The schedule of several trainings of that name, or such an object itself; None for anything else."""
+    if isinstance(schedule, Cycles):
+        return schedule
+    return _NAMED[schedule]() if isinstance(schedule, str) and schedule in _NAMED else None
+
+
 @dataclass(frozen=True)
 class Level:
     """One training.
@@ -163,6 +178,8 @@ class CycleRun:
         device: Where to train.
         folder: Where each level's training is checkpointed.
         callbacks: Called in every training besides.
+        dense: The dense network after its training, where that was done before; level 0 is not trained then.
+        early: Its state at the step that is rewound to, which must come with it.
 
     Attributes:
         start: Step that is rewound to.
@@ -186,7 +203,11 @@ class CycleRun:
         device: str | torch.device = "auto",
         folder: Path | None = None,
         callbacks: Callable[[int], Sequence[Callback]] | None = None,
+        dense: nn.Module | None = None,
+        early: Mapping[str, Tensor] | None = None,
     ) -> None:
+        if (dense is None) != (early is None):
+            raise UsageError("a trained dense network and its early state come together", "give both")
         self.model, self.data, self.recipe, self.plan = model, data, recipe, plan
         self.importance, self.granularity, self.allocation = importance, granularity, allocation
         self.seed, self.device, self.folder = seed, device, folder
@@ -199,7 +220,7 @@ class CycleRun:
         whole, rest = divmod(size, recipe.batch_size)
         self.per_epoch = max(whole + (rest > 1), 1)
         self.start = plan.step(recipe.epochs * self.per_epoch, self.per_epoch)
-        self.early: dict[str, Tensor] = {}
+        self.dense, self.early = dense, dict(early or {})
         self._examples = Examples(data.train, data.example(), seed=seed)
 
     def __iter__(self) -> Iterator[Level]:
@@ -210,7 +231,10 @@ class CycleRun:
             if previous is not None:
                 masks = self._pruned(previous, masks, kept)
             begin, start, recipe = self._beginning(level, previous, masks)
-            fitted = self._train(level, begin, start, recipe)
+            if level == 0 and self.dense is not None:
+                fitted = Fitted(self._masked(self.dense, masks), [], 0.0, None)
+            else:
+                fitted = self._train(level, begin, start, recipe)
             previous = fitted.model
             total = sum(self.sizes.values())
             yield Level(level, masks, kept, kept / total, previous, fitted.accuracy, fitted.history)
@@ -239,6 +263,13 @@ class CycleRun:
             start=self.start,
             callbacks=[self._holder()],
         )
+
+    @staticmethod
+    def _masked(model: nn.Module, masks: Masks) -> nn.Module:
+        twin = copy.deepcopy(model)
+        if MaskState.of(twin) is None:
+            MaskState(twin, masks)
+        return twin
 
     def _shapes(self) -> dict[str, torch.Size]:
         weights = dict(self.model.named_parameters())

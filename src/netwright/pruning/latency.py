@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from netwright import structure
 from netwright.errors import BudgetError
 from netwright.metrics import latencies
-from netwright.pruning.allocation import allocate
+from netwright.pruning.allocation import Allocation, allocate
 from netwright.pruning.limits import Limits
 from netwright.pruning.widths import Widths
 from netwright.quantization import export_onnx
@@ -29,7 +29,7 @@ def within_latency(
     widths: Widths,
     limits: Limits,
     limit: Limit,
-    allocation: str,
+    allocation: str | Allocation,
     round_to: int | None,
     how: str = "auto",
 ) -> tuple[Tensor, Shrunk, dict[str, float]]:

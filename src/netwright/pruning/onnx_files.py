@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netwright.errors import StructureError, UsageError
-from netwright.pruning.channels import prune
+from netwright.pruning.channels import remove_channels
 from netwright.pruning.importance import Importance
 from netwright.pruning.result import Pruned
 from netwright.structure import Budget
@@ -74,7 +74,7 @@ def prune_onnx(
     if output is not None and Path(output).suffix.lower() != ".onnx":
         raise UsageError(f"{output} is no name of an ONNX file", "end it with .onnx")
     inputs = network.example(shape=input_shape, seed=seed) if example is None else example
-    pruned = prune(
+    pruned = remove_channels(
         network,
         inputs,
         budget,

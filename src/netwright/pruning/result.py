@@ -33,6 +33,7 @@ class Pruned:
         error: Difference from the masked dense network, relative, where it was checked.
         scales: Parameter -> {dimension: factors of the dense network's indices}, where the surgery put
             factors into parameters (see `netwright.structure.Shrunk`).
+        history: Of the training after the removal, one record an epoch; empty where nothing was trained.
     """
 
     model: nn.Module
@@ -50,6 +51,7 @@ class Pruned:
     latency: Mapping[str, float] | None = None
     error: float | None = None
     scales: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict, repr=False)
+    history: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     @property
     def widths(self) -> dict[str, tuple[int, int]]:
