@@ -21,7 +21,8 @@ class Recipe:
         epochs: Passes over the training split; 0 trains nothing and only evaluates.
         batch_size: Examples of one optimiser step, over all devices together.
         lr: Peak learning rate.
-        optimizer: ``"sgd"`` (Nesterov where ``momentum > 0``) or ``"adamw"``.
+        optimizer: ``"sgd"`` (Nesterov where ``momentum > 0``), ``"adam"`` (its decay is part of the gradient)
+            or ``"adamw"``.
         momentum: Momentum of SGD; ignored by AdamW.
         weight_decay: Decay of weights with two dimensions or more; norms and biases are never decayed.
         schedule: ``"cosine"``, ``"step"``, ``"one-cycle"`` or ``"constant"``.
@@ -50,7 +51,7 @@ class Recipe:
     epochs: int = 10
     batch_size: int = 128
     lr: float = 0.1
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: Literal["cosine", "step", "one-cycle", "constant"] = "cosine"
@@ -95,7 +96,7 @@ class Recipe:
             _range("clip_norm", self.clip_norm, at_least=0, open_below=True)
         if self.limit is not None:
             _range("limit", self.limit, at_least=1)
-        _choice("optimizer", self.optimizer, ("sgd", "adamw"))
+        _choice("optimizer", self.optimizer, ("sgd", "adam", "adamw"))
         _choice("schedule", self.schedule, SCHEDULES)
         _choice("precision", self.precision, ("auto", "fp32", "bf16"))
         _choice("channels_last", self.channels_last, (True, False, "auto"))
