@@ -16,15 +16,23 @@ from netwright.data import Splits
 from netwright.errors import BudgetError, UsageError
 from netwright.pruning.allocation import parse_budget
 from netwright.pruning.choosing import Allocations, check_together, choose, prunable_weights
+from netwright.pruning.combining import check_gradual, check_schedule
+from netwright.pruning.cycles import CycleRun, Cycles, Ticket, find_cycles
 from netwright.pruning.elements import Context
 from netwright.pruning.examples import Examples
 from netwright.pruning.granularity import NM, Granularity, find_granularity
 from netwright.pruning.mask_state import MaskState
-from netwright.pruning.schedule import Schedule, find_schedule
+from netwright.pruning.schedule import Event, Schedule, find_schedule
 from netwright.pruning.sparse_result import Layer, Sparse
 from netwright.pruning.sparsity import Sparsity
 from netwright.structure import Budget, Structure, trace
 from netwright.train import Recipe, fit
+
+#: What every result says: nothing was measured yet.
+NO_FASTER = (
+    "zeros alone make nothing faster on dense kernels: measure sparse ones with "
+    "netwright.pruning.accelerate_sparse(model, example=...)"
+)
 
 
 def sparsify(
@@ -36,7 +44,7 @@ def sparsify(
     importance: Any = "magnitude",
     granularity: str | Granularity = "weight",
     allocation: Allocations = "global",
-    schedule: str | Schedule = "one-shot",
+    schedule: str | Schedule | Cycles = "one-shot",
     data: Any = None,
     select: str | Sequence[str] | None = None,
     exclude: Iterable[str] = (),
@@ -61,15 +69,16 @@ def sparsify(
             n:m pattern such as ``2:4``, or an object.
         allocation: How the share is spread over the layers: a name (see `list_layer_allocations`), the share
             of every layer, or a function.
-        schedule: When: ``one-shot`` prunes at once, the others while training; a name or an object of
-            `netwright.pruning.schedule`.
+        schedule: When: ``one-shot`` prunes at once, ``rounds`` too but scoring anew many times, the others
+            while training; ``lottery`` and ``iterative`` train several times. A name or an object of
+            `netwright.pruning.schedule` or `netwright.pruning.cycles`.
         data: Examples for importances that look at some; `netwright.data.Splits` where a schedule trains.
         select: Only these weights: patterns of names; ``i2h`` and ``h2h`` of recurrent layers.
         exclude: Weights that are left alone.
         recipe: How to train; ``one-shot`` trains only where one is given.
         seed: Of what is drawn at random.
         device: Where to train.
-        checkpoint: File to resume the training from.
+        checkpoint: File to resume the training from; a folder of them where a schedule trains several times.
 
     Returns:
         The network with its masks, and what was done.
@@ -80,11 +89,17 @@ def sparsify(
     """
     begun = time.perf_counter()
     check_together(importance, granularity, allocation)
-    plan, pattern = find_schedule(schedule), find_granularity(granularity)
+    pattern, cycles = find_granularity(granularity), find_cycles(schedule)
+    if cycles is not None:
+        check_gradual(pattern)
+        plan = Schedule()
+    else:
+        plan = find_schedule(schedule)  # type: ignore[arg-type]
+        check_schedule(plan, pattern, importance, allocation)
     names = prunable_weights(model, select=select, exclude=exclude)
     net = trace(model, example) if example is not None else None
     share = _share(model, names, net, budget, keep, pattern)
-    trains = recipe is not None or type(plan) is not Schedule or plan.at != 0
+    trains = recipe is not None or plan.trains or cycles is not None
     if trains and not isinstance(data, Splits):
         raise UsageError(
             f"schedule {schedule!r} trains, and there are no data to train on",
@@ -94,8 +109,28 @@ def sparsify(
     sparse = copy.deepcopy(model)
     if MaskState.of(sparse) is not None:
         raise UsageError("the network has masks already", "remove them first: MaskState.of(model).remove()")
-    changes, history = [], []
-    if trains:
+    changes, history, levels = [], [], []
+    ticket: Ticket | None = None
+    if cycles is not None:
+        run = CycleRun(
+            sparse,
+            data,
+            recipe or Recipe(seed=seed),
+            cycles,
+            keep=share,
+            importance=importance,
+            granularity=pattern,
+            allocation=allocation,
+            select=select,
+            exclude=exclude,
+            seed=seed,
+            device=device,
+            folder=checkpoint,
+        )
+        levels = list(run)
+        sparse, ticket = levels[-1].model, run.ticket(levels[-1].masks)
+        history = [{**record, "level": level.level} for level in levels for record in level.history]
+    elif trains:
         callback = Sparsity(
             share,
             importance=importance,
@@ -111,17 +146,23 @@ def sparsify(
         fitted = fit(sparse, data, recipe, device=device, checkpoint=checkpoint, callbacks=[callback])
         sparse, history, changes = fitted.model, fitted.history, callback.changes
     else:
-        context = Context(examples, {}, {}, share, seed)
-        masks = choose(
-            sparse,
-            names,
-            share,
-            importance=importance,
-            granularity=pattern,
-            allocation=allocation,
-            context=context,
-        )
-        MaskState(sparse, masks)
+        for stays in Event(share, rounds=plan.rounds).shares:
+            state = MaskState.of(sparse)
+            present = {} if state is None else state.masks
+            masks = choose(
+                sparse,
+                names,
+                stays,
+                importance=importance,
+                granularity=pattern,
+                allocation=allocation,
+                context=Context(examples, present, {}, stays, seed),
+                eligible=present or None,
+            )
+            if state is None:
+                MaskState(sparse, masks)
+            else:
+                state.set_(masks)
     return Sparse(
         sparse,
         share,
@@ -132,13 +173,15 @@ def sparsify(
         history,
         _notes(sparse, pattern),
         time.perf_counter() - begun,
+        levels,
+        ticket,
     )
 
 
 def _examples(data: Any, example: Any, seed: int) -> Examples | None:
     """The data that importances look at."""
     if data is None:
-        return None
+        return None if example is None else Examples(None, example, seed=seed)
     if isinstance(data, Splits):
         like = data.example() if example is None else example
         return Examples(data.train, like, seed=seed)
@@ -225,4 +268,4 @@ def _notes(model: nn.Module, pattern: Granularity) -> list[str]:
     empty = [n for n, kept in state.kept.items() if not kept]
     if empty:
         notes.append(f"nothing is left of {', '.join(empty[:3])}: the network may not learn any more")
-    return notes
+    return [*notes, NO_FASTER]
