@@ -134,7 +134,8 @@ class NM(Granularity):
     Args:
         n: How many stay.
         m: Of how many.
-        dim: Along which dimension they are consecutive, 1 the inputs; None runs through the whole tensor.
+        dim: Along which dimension they are consecutive, 1 the inputs; None runs through the whole tensor,
+            of whose last few weights, where they are no full `m`, at most `n` stay.
     """
 
     n: int = 2
@@ -152,18 +153,23 @@ class NM(Granularity):
 
     def fits(self, weight: Tensor) -> bool:
         """Whether the dimension is a multiple of `m`."""
-        size = weight.numel() if self.dim is None else weight.shape[self.dim]
-        return size % self.m == 0
+        return self.dim is None or weight.shape[self.dim] % self.m == 0
 
     def mask(self, scores: Tensor) -> Tensor:
         """The best `n` of every `m`, of equal ones the first; scores of a weight's shape -> bool."""
-        moved = scores.reshape(-1) if self.dim is None else scores.movedim(self.dim, -1)
+        if self.dim is None:
+            more = -scores.numel() % self.m
+            moved = F.pad(scores.reshape(-1), (0, more), value=-torch.inf)
+        else:
+            moved = scores.movedim(self.dim, -1)
         groups = moved.reshape(-1, self.m)
         # A stable sort, so that of equal scores the first stays on every device.
         order = groups.argsort(dim=1, descending=True, stable=True)[:, : self.n]
         chosen = torch.zeros_like(groups, dtype=torch.bool).scatter_(1, order, True)
         chosen = chosen.reshape(moved.shape)
-        return chosen.reshape(scores.shape) if self.dim is None else chosen.movedim(-1, self.dim)
+        if self.dim is None:
+            return chosen[: scores.numel()].reshape(scores.shape)
+        return chosen.movedim(-1, self.dim)
 
 
 Aggregate = Literal["sum", "mean", "max", "first", "prod", "vote"]

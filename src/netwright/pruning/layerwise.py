@@ -6,6 +6,7 @@ exactly what was asked for; nothing is drawn by chance.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ from netwright.pruning.selection import top_masks, whole_counts
 
 #: The share of the last layer under `uniform-plus`, at least.
 LAST = 0.2
+#: The largest share of a layer that `layerwise` prunes.
+CAP = 0.995
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ def layer_counts(
 ) -> dict[str, int]:
     """How many weights of each layer stay; together exactly ``round(keep * weights)``.
 
+    Under ``layerwise`` each layer is rounded by itself instead.
+
     Args:
         layers: The layers.
         keep: Share of all weights, above 0, at most 1.
@@ -110,8 +115,10 @@ def layer_counts(
     sizes = layers.sizes
     if isinstance(allocation, Mapping):
         keep = sum(s * n for s, n in zip(explicit(allocation)(layers, keep), sizes, strict=True)) / sum(sizes)
-    total = round(keep * sum(sizes))
     shares = find_layer_allocation(allocation)(layers, keep)
+    if allocation == "layerwise":
+        keep = sum(s * n for s, n in zip(shares, sizes, strict=True)) / sum(sizes)
+    total = round(keep * sum(sizes))
     return dict(zip(layers.names, whole_counts(shares, sizes, total), strict=True))
 
 
@@ -139,6 +146,13 @@ def explicit(shares: Mapping[str, float]) -> LayerAllocation:
 def uniform(layers: Layers, keep: float) -> list[float]:
     """The same share of every layer."""
     return [keep] * len(layers.sizes)
+
+
+@register_layer_allocation("layerwise")
+def layerwise(layers: Layers, keep: float) -> list[float]:
+    """The same share of every layer, each rounded by itself: ceil((1 - keep) n) of n go, at most 99.5 %."""
+    gone = [min(math.ceil((1 - keep) * n - 1e-9), math.floor(CAP * n)) for n in layers.sizes]
+    return [1 - g / n for g, n in zip(gone, layers.sizes, strict=True)]
 
 
 @register_layer_allocation("uniform-plus")

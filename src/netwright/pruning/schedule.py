@@ -28,18 +28,38 @@ class Event:
         rate: Exchange this share of each layer's remaining weights: drop the smallest, grow as many.
         by: What decides where to grow.
         shrink: Multiply what would be pruned by this instead of pruning it.
+        penalty: Add this to the quadratic penalty of what would be pruned, instead of pruning it, up to
+            `limit`.
+        limit: Of the penalty.
+        sample: Take the thresholds of shrinking and penalties from this share of each layer's weights.
         restore: Put all masks back to one before pruning.
         importance: Score with this instead of the run's importance.
         allocation: Allocate with this instead of the run's allocation.
+        rounds: Prune in so many rounds, the share falling by the same factor, scoring anew in each.
     """
 
     keep: float | None = None
     rate: float = 0.0
     by: Growth = "gradient"
     shrink: float | None = None
+    penalty: float = 0.0
+    limit: float = math.inf
+    sample: float = 1.0
     restore: bool = False
     importance: Any = None
     allocation: Any = None
+    rounds: int = 1
+
+    @property
+    def shares(self) -> list[float]:
+        """The share that stays after each round."""
+        assert self.keep is not None
+        return [self.keep ** (k / self.rounds) for k in range(1, self.rounds)] + [self.keep]
+
+    @property
+    def gentle(self) -> bool:
+        """Whether nothing is pruned yet: what would be is shrunk or penalised."""
+        return self.shrink is not None or self.penalty > 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +74,13 @@ class Schedule:
 
     #: Whether masks act in the forward pass alone.
     soft = False
+    #: Rounds of the pruning before training.
+    rounds = 1
+
+    @property
+    def trains(self) -> bool:
+        """Whether it does anything after the beginning of the training."""
+        return type(self) is not Schedule or self.at != 0
 
     def event(self, step: int, steps: int, keep: float) -> Event | None:
         """What happens after a step.
@@ -157,21 +184,57 @@ class Shrink(Schedule):
     Attributes:
         alpha: What they are multiplied by: 0 is iterative hard thresholding, 1 is dense training.
         until: When they are pruned for good.
+        sample: Take each layer's threshold from this share of its weights, at random; 1 sorts them all.
     """
 
     alpha: float = 0.95
     until: When = 0.6
+    sample: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise UsageError(f"alpha={self.alpha:g} does not shrink", "give 0..1")
+        if not 0 < self.sample <= 1:
+            raise UsageError(f"sample={self.sample:g} is no share", "give a share above 0, at most 1")
 
     def event(self, step: int, steps: int, keep: float) -> Event | None:
         """See `Schedule.event`."""
         end = steps_at(self.until, steps)
         if step > end or (step == 0 and end):
             return None
-        return Event(keep) if step == end else Event(keep, shrink=self.alpha)
+        return Event(keep) if step == end else Event(keep, shrink=self.alpha, sample=self.sample)
+
+
+@dataclass(frozen=True)
+class Penalise(Schedule):
+    """Penalise the least important weights more and more, choose them anew each time, prune at the end.
+
+    The regularised sibling of `Shrink`, after H. Wang, C. Qin, Y. Zhang and Y. Fu, Neural Pruning via Growing
+    Regularization, ICLR 2021: what is added to a gradient is a factor of the weight's own, times the weight.
+
+    Attributes:
+        growth: What the factors of what would be pruned grow by at every event.
+        every: Steps between two events.
+        limit: They grow no further.
+        until: When the weights are pruned for good.
+    """
+
+    growth: float = 1e-4
+    every: When = 20
+    limit: float = 0.5
+    until: When = 0.6
+
+    def __post_init__(self) -> None:
+        if not self.growth > 0:
+            raise UsageError(f"growth={self.growth:g} penalises nothing", "give more than 0")
+
+    def event(self, step: int, steps: int, keep: float) -> Event | None:
+        """See `Schedule.event`."""
+        end = steps_at(self.until, steps)
+        if step == end:
+            return Event(keep)
+        due = 0 < step < end and step % max(steps_at(self.every, steps), 1) == 0
+        return Event(keep, penalty=self.growth, limit=self.limit) if due else None
 
 
 @dataclass(frozen=True)
@@ -204,6 +267,34 @@ class Steps(Schedule):
         if step > last or step == 0 or step % every:
             return None
         return Event(max(1 - self.size * (step // every), keep), restore=self.reactivate)
+
+
+@dataclass(frozen=True)
+class Rounds(Schedule):
+    """Prune before training in many rounds, scoring what is left anew in each; nothing is trained between.
+
+    What SynFlow needs, in 100 rounds: H. Tanaka et al., Pruning neural networks without any data by
+    iteratively conserving synaptic flow, NeurIPS 2020; also iterative SNIP, S. Verdenius, M. Stol and P.
+    Forre, Pruning via Iterative Ranking of Sensitivity Statistics, 2020.
+
+    Attributes:
+        rounds: How many.
+    """
+
+    rounds: int = 100  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise UsageError(f"rounds={self.rounds} prune nothing", "give 1 or more")
+
+    @property
+    def trains(self) -> bool:
+        """Everything is done before training."""
+        return False
+
+    def event(self, step: int, steps: int, keep: float) -> Event | None:
+        """See `Schedule.event`."""
+        return Event(keep, rounds=self.rounds) if step == 0 else None
 
 
 def one_shot(at: When = 0.0) -> Schedule:
@@ -252,9 +343,14 @@ def static(**settings: Any) -> Gradual:
     return Gradual(initial=None, rate=0.0, **settings)
 
 
-def shrink(alpha: float = 0.95, until: When = 0.6) -> Shrink:
+def shrink(alpha: float = 0.95, until: When = 0.6, sample: float = 1.0) -> Shrink:
     """Iterative soft shrinkage; see `Shrink`."""
-    return Shrink(alpha=alpha, until=until)
+    return Shrink(alpha=alpha, until=until, sample=sample)
+
+
+def penalise(**settings: Any) -> Penalise:
+    """Growing regularisation; see `Penalise`."""
+    return Penalise(**settings)
 
 
 _NAMED: dict[str, Any] = {
@@ -267,7 +363,9 @@ _NAMED: dict[str, Any] = {
     "set": sparse_evolution,
     "static": static,
     "shrink": shrink,
+    "penalise": penalise,
     "steps": Steps,
+    "rounds": Rounds,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from netwright.errors import UsageError
 from netwright.pruning.choosing import Allocations, check_together, choose, prunable_weights
+from netwright.pruning.combining import check_schedule
 from netwright.pruning.elements import Context
 from netwright.pruning.examples import Examples
 from netwright.pruning.granularity import WEIGHT, Granularity, find_granularity
 from netwright.pruning.importance import find_elements
 from netwright.pruning.mask_state import MaskState, agree, bake, unwrap
-from netwright.pruning.schedule import Event, Gradual, Growth, Schedule, find_schedule
+from netwright.pruning.schedule import Event, Gradual, Growth, Penalise, Schedule, find_schedule
 from netwright.pruning.selection import Masks, top_k
+from netwright.pruning.soft import Penalty, sampled_masks, shrink_
 from netwright.train import Callback, State
 
 
@@ -65,6 +67,7 @@ class Sparsity(Callback):
 
     Attributes:
         changes: What every event did.
+        chosen: What stayed as it was when a schedule last shrank or penalised the rest.
 
     Raises:
         UsageError: if the parts do not fit together.
@@ -88,16 +91,14 @@ class Sparsity(Callback):
         self.keep, self.importance, self.allocation = keep, importance, allocation
         self.granularity, self.schedule = find_granularity(granularity), find_schedule(schedule)
         check_together(importance, self.granularity, allocation)
-        if self.granularity != WEIGHT and isinstance(self.schedule, Gradual) and self.schedule.rate:
-            raise UsageError(
-                f"growing single weights would break the pattern {self.granularity.name}",
-                'take schedule="one-shot", "cubic" or "shrink"',
-            )
+        check_schedule(self.schedule, self.granularity, importance, allocation)
         self.select, self.exclude, self.data, self.seed = select, tuple(exclude), data, seed
         self.changes: list[Change] = []
         self.names: list[str] = []
         self._explored: Masks = {}
         self._start: Masks = {}
+        self.chosen: Masks = {}
+        self._penalty = Penalty()
         self._late: Event | None = None
         self._state: State | None = None
 
@@ -125,6 +126,11 @@ class Sparsity(Callback):
         if not self._start:
             self._remember(masks)
 
+    def before_step(self, state: State) -> None:
+        """Add the gradient of a penalty where the schedule has one."""
+        if self._penalty.factors:
+            self._penalty.add_(self._masks(state))
+
     def after_step(self, state: State) -> None:
         """Hold the masks, then do what the schedule says."""
         masks = self._masks(state)
@@ -146,6 +152,7 @@ class Sparsity(Callback):
             "explored": dict(self._explored),
             "start": dict(self._start),
             "late": late,
+            "penalty": dict(self._penalty.factors),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -153,6 +160,7 @@ class Sparsity(Callback):
         self.changes = [Change(**c) for c in state["changes"]]
         self._explored = dict(state["explored"])
         self._start = dict(state["start"])
+        self._penalty.factors = dict(state.get("penalty", {}))
         late = state.get("late")
         self._late = None if late is None else Event(rate=late["rate"], by=late["by"])
 
@@ -186,6 +194,9 @@ class Sparsity(Callback):
             assert masks is not None
             MaskState(average, masks.masks, soft=masks.soft)
         self.begin(self._state)
+        if isinstance(self.schedule, Penalise):
+            here = self._state
+            optimizer.register_step_pre_hook(lambda opt, args, kwargs: self.before_step(here))
         return self
 
     def step(self) -> None:
@@ -214,22 +225,47 @@ class Sparsity(Callback):
         if event is None:
             return
         model = unwrap(state.model)
+        if event.gentle:
+            self._soften(model, event, masks, state.step)
+            return
         before = {n: m.clone() for n, m in masks.masks.items()}
         if event.restore:
             masks.set_({n: torch.ones_like(m) for n, m in before.items()})
         if event.keep is not None:
             # Processes that train together may have seen other examples: one of them decides.
-            chosen = agree(self._choose(model, event, masks, before, state.step))
-            if event.shrink is not None:
-                _shrink(masks, chosen, event.shrink)
-                return
-            masks.set_(chosen)
+            for share in event.shares:
+                round_ = replace(event, keep=share)
+                present = before if event.rounds == 1 else {n: m.clone() for n, m in masks.masks.items()}
+                masks.set_(agree(self._choose(model, round_, masks, present, state.step)))
+            self._penalty.factors.clear()
         if event.rate:
             self._exchange(masks, event, state)
         masks.apply_(state.optimizer)
         self._record(state.step, before, masks)
         if event.keep is not None:
             self._remember(masks)
+
+    def _soften(self, model: nn.Module, event: Event, masks: MaskState, step: int) -> None:
+        """Shrink or penalise what would be pruned."""
+        assert event.keep is not None
+        if event.sample < 1:
+            context = Context(None, {}, self._start, event.keep, self.seed + step, last=False)
+            found = sampled_masks(
+                model,
+                self.names,
+                event.keep,
+                event.sample,
+                importance=self.importance,
+                allocation=self.allocation,
+                context=context,
+            )
+        else:
+            found = self._choose(model, event, masks, {}, step)
+        self.chosen = agree(found)
+        if event.shrink is not None:
+            shrink_(masks, self.chosen, event.shrink)
+        if event.penalty:
+            self._penalty.grow(self.chosen, event.penalty, event.limit)
 
     def _remember(self, masks: MaskState) -> None:
         """Keep a copy of the weights that a cycle begins with, for importances that compare with it."""
@@ -247,17 +283,25 @@ class Sparsity(Callback):
             model = bake(model)
         context = Context(examples, present, self._start, event.keep, self.seed + step, last)
         # A schedule that restores masks chooses among all weights, the others among what is left.
-        eligible = None if event.restore or event.shrink is not None else before
+        eligible = None if event.restore or event.gentle else before
         return choose(
             model,
             self.names,
             event.keep,
             importance=self.importance if event.importance is None else event.importance,
             granularity=self.granularity,
-            allocation=self.allocation if event.allocation is None else event.allocation,
+            allocation=self._allocation(event),
             context=context,
             eligible=eligible,
         )
+
+    def _allocation(self, event: Event) -> Allocations:
+        """The run's, unless the event has its own; masks that are drawn once take what was asked for."""
+        drawn = isinstance(self.schedule, Gradual) and self.schedule.initial is None
+        if event.allocation is None or (drawn and self.allocation != "global"):
+            return self.allocation
+        found: Allocations = event.allocation
+        return found
 
     def _exchange(self, masks: MaskState, event: Event, state: State) -> None:
         """Drop the smallest of each layer and grow as many where nothing was.
@@ -299,13 +343,6 @@ class Sparsity(Callback):
         total = sum(m.numel() for m in now.values())
         explored = sum(int(m.sum()) for m in self._explored.values()) / total
         self.changes.append(Change(step, masks.density, pruned, grown, explored))
-
-
-@torch.no_grad()
-def _shrink(masks: MaskState, chosen: Masks, alpha: float) -> None:
-    for name, stays in chosen.items():
-        weight = masks.parameter(name)
-        weight.copy_(torch.where(stays, weight, weight * alpha))
 
 
 def _growth(
