@@ -4,6 +4,7 @@ from netwright.pruning import gradients, magnitude, obs, responses, taylor  # no
 from netwright.pruning.activate import AP
 from netwright.pruning.allocation import list_allocations, register_allocation, select
 from netwright.pruning.choosing import choose, prunable_weights
+from netwright.pruning.cycles import CycleRun, Cycles, Ticket, iterative, lottery
 from netwright.pruning.elements import Context, ElementImportance, movement, register_elements
 from netwright.pruning.examples import Examples
 from netwright.pruning.granularity import NM, Block, Channel, Granularity, Slices
@@ -29,6 +30,7 @@ from netwright.pruning.ratios import ratios
 from netwright.pruning.repair import list_repairs
 from netwright.pruning.result import Pruned
 from netwright.pruning.saving import load, save_pruned
+from netwright.pruning.sparse_kernels import Accelerated, accelerate_sparse
 from netwright.pruning.sparse_result import Sparse
 from netwright.pruning.sparsify import sparsify
 from netwright.pruning.sparsity import Sparsity
@@ -39,34 +41,41 @@ from netwright.pruning.training_cost import TrainingCost
 
 __all__ = [
     "AP",
-    "NM",
+    "Accelerated",
     "Block",
     "Channel",
     "Context",
+    "CycleRun",
+    "Cycles",
     "ElementImportance",
     "Examples",
     "Granularity",
     "Importance",
     "Layers",
     "MaskState",
+    "NM",
     "Plasticity",
     "Pruned",
     "Slices",
     "Sparse",
     "Sparsity",
     "Stability",
+    "Ticket",
     "TrainingCost",
+    "accelerate_sparse",
     "bake",
     "bare",
     "carry_masks",
     "choose",
     "from_scores",
+    "iterative",
     "layer_counts",
     "list_allocations",
     "list_importances",
     "list_layer_allocations",
     "list_repairs",
     "load",
+    "lottery",
     "movement",
     "normalise",
     "plasticity",
