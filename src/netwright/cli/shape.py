@@ -46,6 +46,12 @@ def shape(
     image_size: int | None = typer.Option(None, help="Side of the images."),
     limit: int | None = typer.Option(None, help="Most examples of each split."),
     trust: bool = typer.Option(False, "--trust", help="Allow files that can run code when opened."),
+    choose: list[str] = typer.Option(
+        [],
+        "--choose",
+        help="Limit what is searched, for instance importance=magnitude,taylor (also allocation, repair, "
+        "schedule).",
+    ),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Say nothing but errors."),
     as_json: bool = typer.Option(False, "--json", help="Print the front as one JSON document."),
 ) -> None:
@@ -77,6 +83,7 @@ def shape(
         image_size=image_size,
         limit=limit,
         trust=trust,
+        choices=_choices(choose),
         progress=shaping.Reporter() if quiet else shaping.Console(),
     )
     if as_json:
@@ -87,6 +94,17 @@ def shape(
         error = shaping.over_budget(front)
         typer.echo(f"netwright: {error}", err=True)
         raise typer.Exit(3)
+
+
+def _choices(given: list[str]) -> dict[str, list[str]]:
+    """Read ``kind=name,name`` options."""
+    found: dict[str, list[str]] = {}
+    for text in given:
+        kind, sign, names = text.partition("=")
+        if not sign or not names:
+            raise UsageError(f"--choose {text} is not understood", "write importance=magnitude,taylor")
+        found.setdefault(kind.strip(), []).extend(n.strip() for n in names.split(","))
+    return found
 
 
 def _recipe(path: Path | None) -> dict[str, Any] | None:

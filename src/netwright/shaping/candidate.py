@@ -20,11 +20,13 @@ class Candidate:
     Args:
         share: Share of the dense network's cost that stays; 1 leaves the network as it is.
         metric: The cost that `share` counts: ``"macs"``, ``"params"`` or ``"keep"`` (channels of every axis).
-        allocation: How the axes share the reduction (``"global"`` or ``"uniform"``).
+        allocation: How the axes share the reduction (``"global"``, ``"uniform"`` ...).
         importance: Which channels stay.
         repair: How the remaining weights make up for the missing ones before any training.
         recovery: Epochs of training after the pruning.
         distill: Weight of the dense network's answers in the recovery's loss, 0 to 1.
+        schedule: ``"one-shot"`` prunes before the recovery, ``"iterative"`` half before it and half in its
+            middle.
         bits: 32 for floating point, 8 for integers with static calibration.
     """
 
@@ -35,6 +37,7 @@ class Candidate:
     repair: str = "auto"
     recovery: int = 0
     distill: float = 0.0
+    schedule: str = "one-shot"
     bits: int = 32
 
     @property
@@ -58,7 +61,8 @@ class Candidate:
         bits = "int8" if self.bits == 8 else "fp32"
         if self.dense:
             return f"dense · {bits}"
-        return f"{self.share:.0%} of {self.metric} · {self.allocation} · {self.importance} · {bits}"
+        when = "" if self.schedule == "one-shot" else f" · {self.schedule}"
+        return f"{self.share:.0%} of {self.metric} · {self.allocation} · {self.importance}{when} · {bits}"
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain values."""
@@ -133,6 +137,7 @@ class Space:
     repair: tuple[str, ...] = ("auto",)
     recovery: tuple[int, ...] = (0,)
     distill: tuple[float, ...] = (0.0,)
+    schedule: tuple[str, ...] = ("one-shot",)
     bits: tuple[int, ...] = (32, 8)
 
     def ladder(self) -> list[Candidate]:
@@ -144,6 +149,7 @@ class Space:
             repair=self.repair[0],
             recovery=self.recovery[0],
             distill=self.distill[0],
+            schedule=self.schedule[0],
         )
         low, high = self.share
         shares = dict.fromkeys(round(min(max(r, low), high), 4) for r in self.rungs)
@@ -162,6 +168,7 @@ class Space:
             "repair": CategoricalDistribution(self.repair),
             "recovery": CategoricalDistribution(self.recovery),
             "distill": CategoricalDistribution(self.distill),
+            "schedule": CategoricalDistribution(self.schedule),
             "bits": CategoricalDistribution(self.bits),
         }
 

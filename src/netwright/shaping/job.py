@@ -8,7 +8,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,7 @@ def shape(
     image_size: int | None = None,
     limit: int | None = None,
     trust: bool = False,
+    choices: Mapping[str, Sequence[str]] | None = None,
     progress: Reporter | None = None,
 ) -> Front:
     """Shape a network: search compression pipelines, recover, export, measure, report.
@@ -104,6 +105,8 @@ def shape(
         image_size: Side of the images.
         limit: Most training examples.
         trust: Whether files that can run code may be opened.
+        choices: Limits what the search chooses from: "allocation", "importance", "repair" or "schedule" ->
+            names; the plan's own where None.
         progress: Told what happens.
 
     Returns:
@@ -130,7 +133,7 @@ def shape(
     with contextlib.closing(told):
         told.stage("reading model and data")
         prepared = _prepare(
-            source, Budget.parse(budget or "none"), recovery, epochs, recipe, threads, sampler
+            source, Budget.parse(budget or "none"), recovery, epochs, recipe, threads, sampler, choices
         )
         for text in (*prepared.loaded.notes, prepared.plan.text):
             told.plan(text)
@@ -164,6 +167,7 @@ def _prepare(
     recipe: Recipe | Mapping[str, Any] | None,
     threads: int,
     sampler: str,
+    choices: Mapping[str, Sequence[str]] | None,
 ) -> _Prepared:
     """Load and check everything, without writing anything."""
     loaded = source.load()
@@ -182,6 +186,7 @@ def _prepare(
         labelled=splits.labelled,
         examples=len(splits.train),
         recovery=recovery,
+        choices=choices,
     )
     check_budget(plan, budget)
     identity = {
@@ -194,6 +199,8 @@ def _prepare(
         "threads": threads,
         "version": netwright.__version__,
     }
+    if choices:
+        identity["choices"] = {kind: list(names) for kind, names in sorted(choices.items())}
     return _Prepared(source, loaded, budget, plan, chosen, identity)
 
 

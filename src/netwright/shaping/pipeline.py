@@ -126,6 +126,8 @@ class Pipeline:
     def _shrink(self, candidate: Candidate, folder: Path) -> nn.Module:
         """Prune, repair and recover."""
         statistics = self._statistics()
+        if candidate.schedule != "one-shot" and candidate.recovery > 1:
+            return self._in_stages(candidate, folder)
         pruned = pruning.prune(
             self.dense,
             self.example,
@@ -158,6 +160,34 @@ class Pipeline:
             pruned = replace(pruned, model=fitted.model.cpu())
             checkpoint.unlink(missing_ok=True)
         pruned.model.eval()
+        pruning.save_pruned(pruned, folder)
+        return pruned.model
+
+    def _in_stages(self, candidate: Candidate, folder: Path) -> nn.Module:
+        """Prune in two stages with half of the recovery after each."""
+        recipe = recovery_recipe(
+            self.dense,
+            train.Recipe.from_json(self.settings.recipe),
+            max(candidate.recovery // 2, 1),
+            candidate.distill,
+            from_scratch=self.settings.from_scratch,
+        )
+        pruned = pruning.prune(
+            self.dense,
+            self.example,
+            Budget(**{candidate.metric: candidate.share}),  # type: ignore[arg-type]
+            importance=candidate.importance,
+            allocation=candidate.allocation,
+            schedule=pruning.iterative(rounds=2),
+            repair=candidate.repair,
+            data=replace(self.splits, val=self.splits.val.head(0)),
+            recipe=recipe,
+            distill=candidate.distill > 0,
+            seed=self.source.seed,
+            exclude=self.settings.exclude,
+            device=self.source.device,
+        )
+        pruned = replace(pruned, model=pruned.model.cpu().eval())
         pruning.save_pruned(pruned, folder)
         return pruned.model
 

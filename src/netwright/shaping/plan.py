@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from netwright import metrics, pruning, quantization, structure
-from netwright.errors import BudgetError, NetwrightError
+from netwright.errors import BudgetError, NetwrightError, UsageError
 from netwright.shaping import cost
 from netwright.shaping.baseline import normalised
 from netwright.shaping.candidate import Space
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _RUNGS = (0.5, 0.25, 0.12, 0.06, 0.03, 0.75)
 #: The same under a limit on the searched cost, as shares of the limit.
 _RUNGS_WITHIN = (1.0, 0.7, 0.5, 0.35, 0.2, 0.85)
+#: When channels go.
+SCHEDULES = ("one-shot", "iterative")
 #: No study looks at networks smaller than this share.
 _LEAST = 0.02
 
@@ -68,7 +71,14 @@ class Plan:
 
 
 def make_plan(
-    model: nn.Module, example: Tensor, budget: Budget, *, labelled: bool, examples: int, recovery: int
+    model: nn.Module,
+    example: Tensor,
+    budget: Budget,
+    *,
+    labelled: bool,
+    examples: int,
+    recovery: int,
+    choices: Mapping[str, Sequence[str]] | None = None,
 ) -> Plan:
     """Trace a network and decide what to search.
 
@@ -79,9 +89,11 @@ def make_plan(
         labelled: Whether there are labels.
         examples: Number of training examples.
         recovery: Epochs of recovery of a candidate.
+        choices: Allocations, importances, repairs or schedules to choose from instead of the plan's own.
 
     Raises:
         StructureError: if the network cannot be traced.
+        UsageError: if a choice is unknown.
     """
     traced = structure.trace(model, example)
     rows = operators(model, example)
@@ -92,6 +104,7 @@ def make_plan(
     smallest = {name: float(sum(getattr(r, name) for r in small_rows)) for name in dense}
     metric = "latency" if budget.latency or not budget else _metric(budget)
     space = _space(model, budget, dense, smallest, labelled=labelled, recovery=recovery)
+    space = replace(space, **_chosen(choices or {}))  # type: ignore[arg-type]
     if not prunable:
         space = replace(space, rungs=())
     how = f"each recovers for {recovery} epochs" if recovery else "they are repaired, not trained"
@@ -100,6 +113,28 @@ def make_plan(
         f"down to {smallest['macs'] / 1e6:.2f} M; candidates: {how}"
     )
     return Plan(space, metric, rows, smallest, len(prunable), len(traced.axes), text, small)
+
+
+def _chosen(choices: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """What the user limits the plan to.
+
+    Raises:
+        UsageError: if a name is unknown; says which there are.
+    """
+    known = {
+        "allocation": pruning.list_allocations(),
+        "importance": pruning.list_importances(),
+        "repair": pruning.list_repairs(),
+        "schedule": list(SCHEDULES),
+    }
+    for kind, names in choices.items():
+        if kind not in known:
+            raise UsageError(f"{kind!r} is nothing to choose", f"choose {', '.join(known)}")
+        wrong = [n for n in names if n not in known[kind]]
+        if wrong or not names:
+            hint = f"choose from {', '.join(known[kind])}"
+            raise UsageError(f"there is no {kind} {', '.join(wrong)}", hint)
+    return {kind: tuple(dict.fromkeys(names)) for kind, names in choices.items()}
 
 
 def _metric(budget: Budget) -> str:
@@ -150,6 +185,8 @@ def _space(
         rungs=rungs,
         importance=tuple(n for n in importance if n in pruning.list_importances()),
         repair=("auto",) if recovery else ("obs", "bn"),
+        # In two stages half of the recovery comes between them.
+        schedule=SCHEDULES if recovery > 1 else SCHEDULES[:1],
         recovery=(recovery,),
         distill=(0.0,) if recovery == 0 else (0.7, 0.4) if labelled else (1.0,),
     )
