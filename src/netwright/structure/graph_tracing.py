@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 from netwright.structure.attention import adopt_attention
 from netwright.structure.copying import clone
+from netwright.structure.cost import FACTORIES
 from netwright.structure.graph import PATH
 from netwright.structure.graph_export import drop_objects, quiet
 from netwright.structure.inputs import Inputs, to_meta
@@ -138,7 +139,9 @@ class _Calls:
                 raise Untraceable(f"{func} returns more than tensors")
             return out  # a number, which the code computes with
         outputs = [self.number(x) for x in parts]
-        if not any(isinstance(x, Tensor) for x in pytree.tree_leaves((args, kwargs))):
+        if func._schema.name.partition("::")[2] in FACTORIES or not any(
+            isinstance(x, Tensor) for x in pytree.tree_leaves((args, kwargs))
+        ):
             self.fresh.update({x.untyped_storage()._cdata: x for x in parts if x.is_meta})
         self.found.calls.append(_Call(func, held, named, outputs, several, self.path[-1]))
         return out
