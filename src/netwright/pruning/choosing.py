@@ -11,11 +11,19 @@ from torch import Tensor, nn
 
 from netwright.errors import UsageError
 from netwright.pruning.elements import Context, scores_of
-from netwright.pruning.granularity import NM, WEIGHT, Granularity, find_granularity, keep_units
+from netwright.pruning.granularity import NM, WEIGHT, Channel, Granularity, find_granularity, keep_units
 from netwright.pruning.importance import find_elements
-from netwright.pruning.layerwise import LayerAllocation, Layers, find_layer_allocation, layer_counts
+from netwright.pruning.layerwise import (
+    LayerAllocation,
+    Layers,
+    find_layer_allocation,
+    from_scores,
+    layer_counts,
+)
 from netwright.pruning.selection import Masks, whole_counts
 
+#: Beginning of the names of allocations that take the densities another importance would leave.
+FROM = "from-"
 Allocations = str | Mapping[str, float] | LayerAllocation
 #: What the parts of a recurrent network's weights are called.
 _PARTS = {"i2h": "weight_ih", "h2h": "weight_hh"}
@@ -78,8 +86,22 @@ def check_together(importance: Any, granularity: str | Granularity, allocation: 
         UsageError: with the reason.
     """
     find_elements(importance)
-    find_layer_allocation(allocation)
     pattern = find_granularity(granularity)
+    if isinstance(pattern, Channel):
+        raise UsageError(
+            "whole channels are removed, not masked",
+            'use netwright.prune, or granularity="row" for rows of each weight by itself',
+        )
+    if isinstance(allocation, str) and allocation.startswith(FROM):
+        source = allocation.removeprefix(FROM)
+        find_elements(importance if source == "scores" else source)
+    elif allocation == "convex":
+        raise UsageError(
+            "the convex programme gives the widths of channels",
+            'use netwright.prune, or allocation="from-synflow"',
+        )
+    else:
+        find_layer_allocation(allocation)
     if isinstance(pattern, NM) and allocation not in ("global", "uniform"):
         raise UsageError(
             f"{pattern.name} keeps {pattern.n} of every {pattern.m} in every layer, whatever the allocation",
@@ -123,6 +145,8 @@ def choose(
         what = "labelled examples" if chosen.needs == "labels" else "some examples"
         raise UsageError(f"importance {chosen.name!r} looks at data", f"give data= {what}")
     scores = scores_of(chosen, model, names, context)
+    if isinstance(allocation, str) and allocation.startswith(FROM):
+        allocation = _shares_of(allocation.removeprefix(FROM), scores, model, names, context, eligible)
     if eligible is not None:
         scores = {n: torch.where(eligible[n], s, -torch.inf) for n, s in scores.items()}
     if isinstance(pattern, NM):
@@ -166,3 +190,22 @@ def _within(counts: Mapping[str, int], room: Mapping[str, int]) -> dict[str, int
         shares = {n: room[n] if n in full else counts[n] * rest / max(free, 1) for n in counts}
     whole = whole_counts([shares[n] / max(room[n], 1) for n in counts], [room[n] for n in counts], total)
     return dict(zip(counts, whole, strict=True))
+
+
+def _shares_of(
+    source: str,
+    scores: Mapping[str, Tensor],
+    model: nn.Module,
+    names: Sequence[str],
+    context: Context,
+    eligible: Mapping[str, Tensor] | None,
+) -> LayerAllocation:
+    """The shares that one threshold over single weights leaves, of these scores or of another importance."""
+    if source != "scores":
+        other = find_elements(source)
+        if other.needs != "nothing" and not context.examples:
+            raise UsageError(f"importance {other.name!r} looks at data", "give data=")
+        scores = scores_of(other, model, names, context)
+    if eligible is not None:
+        scores = {n: torch.where(eligible[n], s, -torch.inf) for n, s in scores.items()}
+    return from_scores(scores)

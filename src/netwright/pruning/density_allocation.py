@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from netwright.errors import BudgetError, UsageError
 from netwright.pruning.allocation import Allocation, list_allocations
+from netwright.pruning.choosing import FROM
 from netwright.pruning.crop_widths import convex_widths, widths_of_densities
 from netwright.pruning.densities import layer_names, synflow_densities
 from netwright.pruning.elements import Context, scores_of
@@ -26,8 +27,6 @@ from netwright.pruning.selection import top_masks
 from netwright.pruning.widths import Widths
 from netwright.structure import Budget, Structure
 
-#: Beginning of the names of allocations that take the densities another importance would leave.
-FROM = "from-"
 _HALVINGS = 24
 #: What `prune(allocation=...)` takes: a name, densities of the weights, or a function as it is registered.
 ChannelAllocations = str | Mapping[str, float] | Allocation

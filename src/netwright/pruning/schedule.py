@@ -281,6 +281,7 @@ class Rounds(Schedule):
         rounds: How many.
     """
 
+    at: When = field(default=0.0, init=False)
     rounds: int = 100  # type: ignore[misc]
 
     def __post_init__(self) -> None:

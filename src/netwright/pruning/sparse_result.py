@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from netwright.pruning.cycles import Level, Ticket
 from netwright.pruning.mask_state import MaskState, bake
 from netwright.pruning.selection import Masks
 from netwright.pruning.sparsity import Change
@@ -56,6 +57,8 @@ class Sparse:
         history: Of the training, one record an epoch; empty where nothing was trained.
         notes: What a reader should know, one line each.
         seconds: How long it took.
+        levels: Of a schedule of several trainings, one record each; the last is the network.
+        ticket: Of such a schedule, the last masks with the weights that are rewound to.
     """
 
     model: nn.Module
@@ -67,6 +70,8 @@ class Sparse:
     history: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    levels: list[Level] = field(default_factory=list, repr=False)
+    ticket: Ticket | None = field(default=None, repr=False)
 
     @property
     def masks(self) -> Masks:
