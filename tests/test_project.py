@@ -89,7 +89,7 @@ def test_constraints_pin_every_dependency() -> None:
     extras = PROJECT["optional-dependencies"]
     needed = [
         *PROJECT["dependencies"],
-        *(n for e in ("vision", "scale", "docs", "bench", "dev") for n in extras[e]),
+        *(n for e in ("vision", "scale", "integrations", "docs", "bench", "dev") for n in extras[e]),
     ]
     names = {canonical(n) for n in needed} - {"netwright"}
     assert sorted(names - {canonical(p) for p in pins}) == []
