@@ -35,7 +35,7 @@ def measure(run: Run) -> None:
 def _lenet(run: Run) -> Panel:
     """LeNet-300-100 from the first step, against fresh weights in the same masks."""
     recipe = Recipe(
-        epochs=1 if run.quick else 4,
+        epochs=1 if run.quick else 3,
         batch_size=60,
         lr=1.2e-3,
         optimizer="adamw",
@@ -54,7 +54,7 @@ def _lenet(run: Run) -> Panel:
         "recipe": dataclasses.asdict(recipe),
     }
     dense, tickets, fresh = [], [], []
-    again = (-1,) if run.quick else (-3, -1)
+    again = (-1,)
     for seed in run.seeds(3):
         one = train_dense(run, mlp(_LENET, seed), setting, seed, (0.0,))
         found = find_tickets(run, one, setting, 0.0)
@@ -104,7 +104,7 @@ def _percent(values: Sequence[float]) -> tuple[float, float]:
 def residual_setting(run: Run) -> Setting:
     """The setting of the residual panel, fixed before anything was trained in it."""
     recipe = Recipe(
-        epochs=1 if run.quick else 4, batch_size=64, lr=0.1, schedule="step", weight_decay=1e-4, augment=False
+        epochs=1 if run.quick else 3, batch_size=64, lr=0.1, schedule="step", weight_decay=1e-4, augment=False
     )
     data = fashion(*((256, 100) if run.quick else (4_000, 5_000)))
     setting = Setting(data, recipe, rounds=2 if run.quick else 6, exclude=("fc",))
@@ -133,7 +133,7 @@ def _residual(run: Run) -> list[Panel]:
     for seed in run.seeds(3):
         dense.append(train_dense(run, residual_network(run, setting, seed), setting, seed, rewinds))
         for k in rewinds:
-            found[k].append(find_tickets(run, dense[-1], setting, k, orders=(-1, -2)))
+            found[k].append(find_tickets(run, dense[-1], setting, k, orders=(-1,)))
             run.log(f"seed {seed}, rewound to {100 * k:g} %: {[round(a, 4) for a in found[k][-1].accuracy]}")
     run.tried("settings of the residual panel: this one only, fixed beforehand")
     add_tables(run, found, dense)
@@ -153,17 +153,14 @@ def add_tables(run: Run, found: Found, dense: Sequence[Dense]) -> None:
     run.table("Test accuracy by rewinding, %", columns, rows, "Means over the seeds.")
     rows = []
     for k, tickets in found.items():
-        for place in sorted(tickets[0].to_other):
-            values = [
-                mean_deviation(v)
-                for v in (
-                    [t.to_full[place].distance for t in tickets],
-                    [t.to_full[place].angle for t in tickets],
-                    [t.to_other[place].distance for t in tickets],
-                    [t.to_other[place].angle for t in tickets],
-                )
-            ]
-            rows.append((f"{100 * k:g} %", 100 * levels[place], *(mean for mean, _ in values)))
+        for place, kept in enumerate(levels):
+            pairs = [[t.to_full[place] for t in tickets]]
+            if place in tickets[0].to_other:
+                pairs.append([t.to_other[place] for t in tickets])
+            cells: list[Cell] = []
+            for one in pairs:
+                cells += [_mean([s.distance for s in one]), _mean([s.angle for s in one])]
+            rows.append((f"{100 * k:g} %", 100 * kept, *cells, *(None,) * (4 - len(cells))))
     run.table(
         "Stability",
         (
@@ -224,18 +221,12 @@ def rank_of_accuracy(found: Found, steps: Sequence[float]) -> float:
 
 
 def correlations(found: Found) -> tuple[float, float]:
-    """Spearman's correlations of accuracy with both distances, over steps and the sparsest two levels.
-
-    Levels differ in how many weights a distance is over, so ranks are taken within a level, and averaged.
-    """
-    pairs = []
-    for i in (-1, -2):
-        accuracy = [_mean([t.accuracy[i] for t in tickets]) for tickets in found.values()]
-        far = [_mean([t.to_full[i].distance for t in tickets]) for tickets in found.values()]
-        place = len(found[0.0][0].kept) + i
-        apart = [_mean([t.to_other[place].distance for t in tickets]) for tickets in found.values()]
-        pairs.append((_rank(accuracy, far), _rank(accuracy, apart)))
-    return _mean([p[0] for p in pairs]), _mean([p[1] for p in pairs])
+    """Spearman's correlations of accuracy with both distances, over the steps, at the sparsest level."""
+    last = len(found[0.0][0].kept) - 1
+    accuracy = [_mean([t.accuracy[last] for t in tickets]) for tickets in found.values()]
+    far = [_mean([t.to_full[last].distance for t in tickets]) for tickets in found.values()]
+    apart = [_mean([t.to_other[last].distance for t in tickets]) for tickets in found.values()]
+    return _rank(accuracy, far), _rank(accuracy, apart)
 
 
 def plots(found: Found, dense: Sequence[Dense]) -> list[Panel]:
@@ -249,14 +240,11 @@ def plots(found: Found, dense: Sequence[Dense]) -> list[Panel]:
     )
     full = Panel("ResNet-14, distance to the full solution", "L2", x="rewound to, % of training")
     orders = Panel("ResNet-14, distance of two orders", "L2", x="rewound to, % of training")
-    for i in (-2, -1):
+    for i in (len(levels) - 2, len(levels) - 1):
         label = f"{100 * levels[i]:.1f} % kept"
-        place = len(levels) + i
         accuracy.line(label, [(100 * k, 100 * _mean([t.accuracy[i] for t in v])) for k, v in found.items()])
         full.line(label, [(100 * k, _mean([t.to_full[i].distance for t in v])) for k, v in found.items()])
-        orders.line(
-            label, [(100 * k, _mean([t.to_other[place].distance for t in v])) for k, v in found.items()]
-        )
+    orders.line(label, [(100 * k, _mean([t.to_other[i].distance for t in v])) for k, v in found.items()])
     return [accuracy, full, orders]
 
 

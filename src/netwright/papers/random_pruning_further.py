@@ -38,7 +38,7 @@ _SIDES = {
 def measure(run: Run) -> None:
     """Depth, the side claims, SNIP's and GraSP's shares, and dense networks with as many weights."""
     with single_thread():
-        data, recipe = fashion_data(run)
+        data, recipe = fashion_data(run, 5_000)
         panels = [_depth(run, data, recipe)]
         _sides(run, data, recipe)
         _ratios(run)

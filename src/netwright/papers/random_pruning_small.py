@@ -168,10 +168,10 @@ def _shares(run: Run, data: Splits, recipe: Recipe) -> None:
     run.measure("ERK above uniform shares, digits, 5 % kept", *value)
 
 
-def fashion_data(run: Run) -> tuple[Splits, Recipe]:
+def fashion_data(run: Run, train: int = 10_000) -> tuple[Splits, Recipe]:
     """The pictures of the residual panels, and how networks are trained on them."""
-    data = fashion(*((256, 100) if run.quick else (10_000, 5_000)))
-    recipe = Recipe(epochs=1 if run.quick else 4, batch_size=128, lr=0.1, schedule="one-cycle", augment=False)
+    data = fashion(*((256, 100) if run.quick else (train, 5_000)))
+    recipe = Recipe(epochs=1 if run.quick else 3, batch_size=128, lr=0.1, schedule="one-cycle", augment=False)
     run.settings["fashion"] = {
         "data": f"Fashion-MNIST at 14x14, {len(data.train):,} to train, {len(data.test):,} to test",
         "recipe": dataclasses.asdict(recipe),
