@@ -1,6 +1,6 @@
 """Whether the choices of the plan are worth their trials: fronts of `netwright shape` with and without them.
 
-Without, every candidate is pruned by magnitude, uniformly, at once and unrepaired; only its share and its bits
+Without, every candidate is pruned by magnitude, uniformly, at once and unrepaired; only its share and bits
 are searched. With, allocation, importance, repair and schedule are chosen too. Both get the same number of
 trials, the same dense network and the same recovery. The measure is the area that a front dominates, by
 quality on the test split and predicted cost relative to the dense network.

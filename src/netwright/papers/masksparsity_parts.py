@@ -25,8 +25,8 @@ from netwright.train import Recipe, evaluate, factor, fit
 
 GLOBAL, MASKED, DIRECT, PLAIN = "global L1", "MaskSparsity", "no sparse training", "plain training"
 _BUDGET = "macs=0.5"
-#: What a penalty may take off a scale in all, as a multiple of its initial value of 1: the published setting
-#: takes 8 off, in 100 epochs of ImageNet.
+#: What a penalty may take off a scale in all, as a multiple of its initial value of 1; a step counts with the
+#: momentum that follows it.
 _REACH = 2.0
 
 
@@ -64,7 +64,7 @@ class Setting:
         size = min(len(self.data.train), self.sparse.limit or len(self.data.train))
         steps = max(size // self.sparse.batch_size, 1) * self.sparse.epochs
         rates = sum(self.sparse.lr * factor(self.sparse.schedule, k, steps) for k in range(steps))
-        return L1(_REACH / rates)
+        return L1(_REACH * (1 - self.sparse.momentum) / rates)
 
 
 def small(run: Run) -> Setting:
@@ -79,7 +79,7 @@ def small(run: Run) -> Setting:
         "network": "residual, 8 layers, widths 16, 32, 64",
         "recipe": dataclasses.asdict(base),
         "strength of the penalty": setting.penalty.strength,
-        "rule of the strength": f"the sum of the steps it takes is {_REACH} (a scale begins at 1)",
+        "rule of the strength": f"the steps it takes sum to {_REACH}, with momentum (a scale begins at 1)",
         "removal": "constants of removed channels are absorbed (256 training pictures, no labels)",
     }
     return setting
@@ -98,6 +98,10 @@ def headline(run: Run) -> None:
     with run.timed("training"):
         for seed in run.seeds():
             _seed(run, setting, arms, seed)
+    run.tried(
+        "ten times this penalty (the same rule without momentum), seen before the rule was corrected: global "
+        "L1 was down to 28 - 59 % before removal, MaskSparsity lost 7.6, -0.2 and 0.3 points at removal"
+    )
     _tables(run, arms)
     masked, other = arms[MASKED], arms[GLOBAL]
     run.measure("accuracy lost at removal after MaskSparsity", *masked.lost)
