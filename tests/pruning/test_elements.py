@@ -16,7 +16,7 @@ from netwright.pruning.importance import find_elements
 from netwright.pruning.moments import gather_moments
 from netwright.pruning.obs import DAMPING
 
-ALL = [n for n in pruning.list_importances("weight") if n != "movement"]
+ALL = [n for n in pruning.list_importances("weight") if n not in ("movement", "learned")]
 
 
 class Net(nn.Module):

@@ -10,7 +10,7 @@ from netwright.testing.importances import EquivariantImportanceConformance, Impo
 
 
 @pytest.mark.parametrize(
-    "importance", [n for n in pruning.list_importances() if n not in ("random", "movement")]
+    "importance", [n for n in pruning.list_importances() if n not in ("random", "movement", "learned")]
 )
 class TestImportance(EquivariantImportanceConformance):
     pass

@@ -75,7 +75,7 @@ def shape(
         seed=seed,
         recovery=recovery,
         epochs=epochs,
-        recipe=_recipe(recipe),
+        recipe=None if recipe is None else read_recipe(recipe),
         weights=weights,
         pretrained=pretrained,
         threads=threads,
@@ -107,9 +107,12 @@ def _choices(given: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def _recipe(path: Path | None) -> dict[str, Any] | None:
-    if path is None:
-        return None
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Fields of a training recipe from a JSON file.
+
+    Raises:
+        UsageError: if the file cannot be read or holds something else.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -202,6 +202,34 @@ def movement(since: Mapping[str, Tensor] | None = None, *, negative_only: bool =
     return ElementImportance("movement", function, since_start=since is None)
 
 
+def learned(scores: Mapping[str, Tensor]) -> ElementImportance:
+    """|s| of scores that were trained in place of the weights, as those of a supermask.
+
+    V. Ramanujan, M. Wortsman, A. Kembhavi, A. Farhadi and M. Rastegari, What's Hidden in a Randomly Weighted
+    Neural Network?, CVPR 2020.
+
+    Args:
+        scores: Weight -> scores of its shape; `netwright.pruning.supermask.scores_in` reads a network's.
+    """
+
+    def function(model: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
+        missing = [name for name in names if name not in scores]
+        if missing:
+            raise UsageError(f"there are no scores of {missing[0]}", "exclude it, or train scores for it")
+        devices = {name: w.device for name, w in weights_of(model, names).items()}
+        return {name: scores[name].detach().abs().to(devices[name]) for name in names}
+
+    return ElementImportance("learned", function)
+
+
+@register_elements("learned")
+def _learned(model: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
+    raise UsageError(
+        "learned scores have to be given",
+        "train them with netwright.pruning.supermask, and give importance=learned(scores_in(network))",
+    )
+
+
 @register_elements("movement", since_start=True)
 def _movement(model: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
     return movement().function(model, names, context)

@@ -110,7 +110,7 @@ def prune(
     limits = _limits(budget, keep, allocation)
     plan = _plan(schedule)
     trains = recipe is not None or distill or repair == "fine-tune" or plan != "one-shot"
-    _check_together(model, data, repair, plan, trains, distill, reinit)
+    _check_together(model, data, importance, repair, plan, trains, distill, reinit)
     if plan == "mask-sparsity":
         # Its own stages train; the mask is chosen by its own rules, of which importance and budget are part.
         _check_mask_sparsity(channel, allocation, repair, recipe, distill, importance)
@@ -218,6 +218,7 @@ def _plan(schedule: str | Cycles | Schedule) -> str | Cycles:
 def _check_together(
     model: nn.Module,
     data: Any,
+    importance: Any,
     repair: str,
     plan: str | Cycles,
     trains: bool,
@@ -229,6 +230,11 @@ def _check_together(
     Raises:
         UsageError: with the reason.
     """
+    if getattr(importance, "since_start", False):
+        raise UsageError(
+            f"importance {importance.name!r} compares with earlier weights of a training by masks",
+            "use netwright.sparsify, or another importance",
+        )
     if reinit and repair not in ("auto", "none"):
         raise UsageError(
             f"repair {repair!r} mends weights, and fresh ones take their place", "leave repair out"
