@@ -18,7 +18,7 @@ from netwright.structure.copying import deep_copy
 from netwright.structure.inputs import Inputs
 from netwright.structure.maps import IndexMap, Layout, interchangeable, width
 from netwright.structure.multiplicity import COUPLED, INTERLEAVED, Multiplicities, multiplicities
-from netwright.structure.repeating import interleaved, repeatable
+from netwright.structure.repeating import interleaved, repeatable, uneven
 from netwright.structure.scales import fit_scales, multiply_scales
 from netwright.structure.sizes import scale
 from netwright.structure.sources import where
@@ -226,7 +226,7 @@ def _whole_paths(net: Structure, layout: Layout) -> None:
                 f"{axis.name} cannot be repeated, or cut and reordered at once: {INTERLEAVED}",
                 "remove or reorder its members, one after the other",
             )
-        if (repeats and times.min() != times.max()) or (cuts and layout.moves):
+        if (repeats and (times.min() != times.max() or uneven(net, axis))) or (cuts and layout.moves):
             raise StructureError(
                 f"{axis.name} cannot be repeated unevenly, or cut and reordered at once: {COUPLED}",
                 "repeat all its members equally often, or remove or reorder them, one after the other",

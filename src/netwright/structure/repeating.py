@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from netwright.structure.labels import Block
 from netwright.structure.multiplicity import COUPLED, INTERLEAVED, Demand, multiplicities
 from netwright.structure.record import Node
 
@@ -74,7 +77,11 @@ def _verdict(
     net: Structure, axis: Axis, component: Ints, averaged: dict[int, Demand], once: dict[int, Demand | None]
 ) -> Repeatable:
     if interleaved(net, axis):
-        return Repeatable(axis.name, "once", INTERLEAVED, _parting(net, axis, "shuffle"))
+        node = next((b.node for b in _blocks(net, axis) if b.kind == "shuffle"), None)
+        return Repeatable(axis.name, "once", INTERLEAVED, node)
+    cut = uneven(net, axis) if axis.coupling is not None else None
+    if cut is not None:
+        return Repeatable(axis.name, "once", COUPLED, cut)
     classes = axis.cells.reshape(-1).numpy()
     mine = np.unique(component[classes])
     for c in mine.tolist():
@@ -88,7 +95,7 @@ def _verdict(
             )
     demands = [averaged[c] for c in classes.tolist() if c in averaged]
     if not demands and axis.coupling is not None:
-        return Repeatable(axis.name, "alike", COUPLED, _parting(net, axis))
+        return Repeatable(axis.name, "alike", COUPLED, next((b.node for b in _blocks(net, axis)), None))
     if not demands:
         return Repeatable(axis.name, "any")
     others = [
@@ -109,11 +116,25 @@ def interleaved(net: Structure, axis: Axis) -> bool:
     return axis.coupling is not None and bool(net.partition.shuffled[axis.cells.numpy()].any())
 
 
-def _parting(net: Structure, axis: Axis, kind: str | None = None) -> Node | None:
-    """The operator call that cuts an axis into parts that must fit each other."""
+def _blocks(net: Structure, axis: Axis) -> Iterator[Block]:
+    """The operator calls that cut an axis into parts that must fit each other."""
+    cells = axis.cells.numpy()
     for block in net.labels.blocks:
-        if kind in (None, block.kind):
-            met = net.partition.classes[block.labels].reshape(-1).numpy()
-            if np.isin(met, axis.cells.numpy()).any():
-                return block.node
+        if np.isin(net.partition.classes[block.labels].reshape(-1).numpy(), cells).any():
+            yield block
+
+
+def uneven(net: Structure, axis: Axis) -> Node | None:
+    """Where parts would no longer fit each other if all members were there twice; None if they would.
+
+    Args:
+        net: The structure.
+        axis: One of its axes.
+    """
+    times = torch.ones(net.count, dtype=torch.int64)
+    times[axis.cells.reshape(-1)] = 2
+    for block in _blocks(net, axis):
+        there = times[net.partition.classes[block.labels]].sum(dim=block.ragged)
+        if block.kind != "shuffle" and bool((there != there.reshape(-1)[0]).any()):
+            return block.node
     return None
