@@ -1,0 +1,228 @@
+"""Full-size networks through the pruning systems, with random weights and images: time and memory.
+
+Every case runs in a process of its own, so that its peak memory is its own. What is printed is the time of
+each phase and the memory that the case added to its process at most.
+
+    python benchmarks/full_scale.py [CASE ...] [--device cpu] [--batch 4] [--threads 1] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netwright.data import Part, Splits
+from netwright.metrics import peak_memory
+from netwright.pruning import MaskState, Sparsity
+from netwright.pruning.cycles import CycleRun, lottery
+from netwright.pruning.schedule import Custom, Event, granet, static
+from netwright.train import Recipe
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a case is run.
+
+    Attributes:
+        device: Where.
+        batch: Images of one step.
+        threads: CPU threads.
+    """
+
+    device: str = "cpu"
+    batch: int = 4
+    threads: int = 1
+
+
+Case = Callable[[Setting], dict[str, Any]]
+#: Name -> case; it returns what it measured, seconds under names that end in ``_s``.
+CASES: dict[str, Case] = {}
+
+
+def case(name: str) -> Callable[[Case], Case]:
+    """Register a case under the slug of the system that it runs."""
+
+    def enter(function: Case) -> Case:
+        assert name not in CASES
+        CASES[name] = function
+        return function
+
+    return enter
+
+
+@contextlib.contextmanager
+def timed(found: dict[str, Any], name: str, device: str) -> Iterator[None]:
+    """Add the seconds of a block to what was found, and those that the processor spent on it."""
+    begun, spent = time.perf_counter(), time.process_time()
+    yield
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    found[f"{name}_s"] = time.perf_counter() - begun
+    found[f"{name}_cpu_s"] = time.process_time() - spent  # on a busy machine this is what repeats
+
+
+def resnet50(setting: Setting) -> nn.Module:
+    """ResNet-50 for 1000 classes, random weights."""
+    import torchvision
+
+    torch.manual_seed(0)
+    return torchvision.models.resnet50().to(setting.device)
+
+
+def images(setting: Setting, size: int) -> tuple[Tensor, Tensor]:
+    """Random images (batch, 3, size, size) and labels."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(setting.batch, 3, size, size, generator=generator)
+    return x.to(setting.device), torch.randint(1000, (setting.batch,), generator=generator).to(setting.device)
+
+
+def steps(model: nn.Module, sparsity: Sparsity, count: int, setting: Setting) -> dict[str, Any]:
+    """Train a few steps at 224 pixels; the first is measured apart, as it makes the optimiser's slots."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    found: dict[str, Any] = {}
+    with timed(found, "masks", setting.device):
+        sparsity.attach(model, optimizer, count)
+    x, y = images(setting, 224)
+    model.train()
+    for i in range(count):
+        optimizer.zero_grad()
+        with timed(found, f"step{i + 1}", setting.device):
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        with timed(found, f"hold{i + 1}", setting.device):
+            sparsity.step()
+    state = MaskState.of(model)
+    assert state is not None
+    held = all(not bool(state.parameter(n)[~m].any()) for n, m in state.masks.items())
+    slots = all(
+        not bool(optimizer.state[state.parameter(n)]["momentum_buffer"][~m].any())
+        for n, m in state.masks.items()
+    )
+    kept, total = sum(state.kept.values()), sum(m.numel() for m in state.masks.values())
+    return {**found, "kept": kept, "weights": total, "held": held and slots, "batch": setting.batch}
+
+
+@case("random-pruning")
+def random_pruning(setting: Setting) -> dict[str, Any]:
+    """A random mask of 20 % by ERK, and one step."""
+    model = resnet50(setting)
+    sparsity = Sparsity(0.2, importance="random", allocation="erk", schedule=static())
+    found = steps(model, sparsity, 1, setting)
+    state = MaskState.of(model)
+    assert state is not None
+    densities = {n: k / state.masks[n].numel() for n, k in state.kept.items()}
+    return {**found, "lowest": min(densities.values()), "highest": max(densities.values())}
+
+
+@case("granet")
+def granet_exchange(setting: Setting) -> dict[str, Any]:
+    """GraNet's first event: from 50 % by ERK on, prune and exchange half of what is left; two steps."""
+    model = resnet50(setting)
+    plan = granet(initial=0.5, rate=0.5, begin=0, end=2, every=1)
+    sparsity = Sparsity(0.2, schedule=plan)
+    found = steps(model, sparsity, 3, setting)
+    first = next(c for c in sparsity.changes if c.step == 1)
+    return {**found, "pruned": first.pruned, "grown": first.grown, "keep1": first.keep}
+
+
+@case("exchange")
+def exchange(setting: Setting) -> dict[str, Any]:
+    """One exchange by gradient alone: as many weights come as go."""
+    model = resnet50(setting)
+    events = {0: Event(0.2, importance="random", allocation="erk"), 1: Event(rate=0.3)}
+    sparsity = Sparsity(0.2, schedule=Custom(events=events))
+    found = steps(model, sparsity, 1, setting)
+    return {**found, "pruned": sparsity.changes[-1].pruned, "grown": sparsity.changes[-1].grown}
+
+
+@case("lottery-rewinding")
+def lottery_rewinding(setting: Setting) -> dict[str, Any]:
+    """Two levels of iterative pruning with rewinding to step 1, at 64 pixels."""
+    model = resnet50(setting)
+    generator = torch.Generator().manual_seed(0)
+    count = 2 * setting.batch
+    parts = [
+        Part.from_tensors(
+            torch.randn(count, 3, 64, 64, generator=generator),
+            torch.randint(1000, (count,), generator=generator),
+        )
+        for _ in range(2)
+    ]
+    data = Splits("random", parts[0], parts[1], parts[1], classes=tuple(map(str, range(1000))))
+    recipe = Recipe(epochs=1, batch_size=setting.batch, lr=0.01, precision="fp32")
+    run = CycleRun(model, data, recipe, lottery(0.2, rounds=1, rewind=1), device=setting.device)
+    found: dict[str, Any] = {}
+    levels = iter(run)
+    for number in range(len(run.remaining)):
+        with timed(found, f"level{number}", setting.device):
+            level = next(levels)
+        found[f"kept{level.level}"] = level.kept
+        state = MaskState.of(level.model)
+        assert state is not None
+        found[f"held{level.level}"] = sum(state.kept.values()) == level.kept and all(
+            not bool(state.parameter(n)[~m].any()) for n, m in state.masks.items()
+        )
+    ticket = run.ticket(level.masks).build(model)
+    early = {n: t for n, t in run.early.items() if n in dict(ticket.named_parameters())}
+    found["rewound"] = all(
+        torch.equal(ticket.get_parameter(n), t * level.masks[n] if n in level.masks else t)
+        for n, t in early.items()
+    )
+    return {**found, "weights": sum(run.sizes.values()), "batch": setting.batch, "pixels": 64}
+
+
+def run_case(name: str, setting: Setting, target: str | None = None) -> dict[str, Any]:
+    """Run a case; what it measured is returned and, where a file is named, written there."""
+    torch.set_num_threads(setting.threads)
+    found = CASES[name](setting)
+    if target is not None:
+        Path(target).write_text(json.dumps(found))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", metavar="CASE")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    unknown = set(args.cases) - set(CASES)
+    if unknown:
+        parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+    setting, table = Setting(args.device, args.batch, args.threads), {}
+    for name in args.cases or CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "found.json"
+            memory = peak_memory(run_case, name, setting, str(target), device=args.device)
+            found = json.loads(target.read_text())
+        table[name] = {
+            **found,
+            "added_mib": memory.bytes / 2**20,
+            "process_mib": memory.process_bytes / 2**20,
+        }
+        print(name)
+        for key, value in table[name].items():
+            print(f"  {key:14} {value:,.3f}" if isinstance(value, float) else f"  {key:14} {value:,}")
+    if args.json:
+        told = {"setting": asdict(setting), "torch": torch.__version__, "cases": table}
+        args.json.write_text(json.dumps(told, indent=1) + "\n")
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # its processes import it by name
+if __name__ == "__main__":
+    from benchmarks import full_scale
+
+    full_scale.main()

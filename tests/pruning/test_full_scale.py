@@ -1,0 +1,42 @@
+"""Full-size networks with random weights: the exact counts, and that everything is held."""
+
+import pytest
+from benchmarks.full_scale import Setting, run_case
+
+#: Weights of convolutions and of the classifier of ResNet-50.
+WEIGHTS = 25_502_912
+SETTING = Setting(batch=2)
+NAMES = ("random-pruning", "granet", "exchange", "lottery-rewinding")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def found():
+    pytest.importorskip("torchvision")
+    return {name: run_case(name, SETTING) for name in NAMES}
+
+
+def test_random_masks_have_exact_counts_by_erk(found):
+    case = found["random-pruning"]
+    assert case["weights"] == WEIGHTS and case["kept"] == round(0.2 * WEIGHTS) and case["held"]
+    assert case["highest"] == 1.0 and 0.02 < case["lowest"] < 0.06
+
+
+def test_granet_prunes_and_exchanges_half(found):
+    case = found["granet"]
+    # One of two events of the cubic schedule: 0.2 + 0.3 (1 - 1/2)^3 stays.
+    assert case["keep1"] == pytest.approx(0.2 + 0.3 / 8, abs=1e-6)
+    assert case["kept"] == round(0.2 * WEIGHTS) and case["held"]
+    assert 0 < case["grown"] < case["pruned"]
+
+
+def test_an_exchange_moves_as_many_as_come(found):
+    case = found["exchange"]
+    assert case["grown"] == case["pruned"] > 0 and case["kept"] == round(0.2 * WEIGHTS) and case["held"]
+
+
+def test_lottery_tickets_are_rewound(found):
+    case = found["lottery-rewinding"]
+    assert case["kept0"] == WEIGHTS and case["kept1"] == WEIGHTS - -(-WEIGHTS // 5)
+    assert case["held0"] and case["held1"] and case["rewound"]
