@@ -153,6 +153,20 @@ def test_two_processes_of_ddp_agree_on_weights_masks_and_slots(tmp_path):
         assert one["grown"] > 0
 
 
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_a_masked_network_is_held_in_any_training(small, digits, soft):
+    ones = {n: p.abs() > p.abs().median() for n, p in small.named_parameters() if p.dim() > 1}
+    state = MaskState(small, ones, soft=soft)
+    recipe = Recipe(**{**RECIPE.__dict__, "epochs": 1, "ema": 0.9})
+    found = MaskState.of(fit(small, digits, recipe, device="cpu").model)
+    assert found.soft == soft and found.kept == state.kept
+    for name, mask in found.masks.items():
+        weight, before = found.parameter(name), state.parameter(name)
+        assert not torch.equal(weight[mask], before[mask])
+        # Beneath soft masks weight decay alone acts.
+        assert not weight[~mask].any() or soft
+
+
 def test_the_given_network_gets_no_masks(small, digits):
     before = copy.deepcopy(small.state_dict())
     fit(small, digits, Recipe(**{**RECIPE.__dict__, "epochs": 1}), device="cpu", callbacks=[sparse("granet")])

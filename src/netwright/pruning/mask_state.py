@@ -33,6 +33,15 @@ class _Holder(nn.Module):
         return x
 
 
+class _Root(_Holder):
+    """The holder of the network itself."""
+
+    def hold_after_steps(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> object:
+        """Called by `netwright.train.fit`: whoever trains a masked network need not know that it is one."""
+        state = MaskState.of(model)
+        return None if state is None else state.hold(optimizer)
+
+
 class _Soft(nn.Module):
     """Multiplies a weight by its mask in the forward pass."""
 
@@ -70,7 +79,7 @@ class MaskState:
                 "the network has masks already", "use MaskState.of(model), or remove() them first"
             )
         _check(model, masks, soft)
-        root = _Holder()
+        root = _Root()
         for name, mask in masks.items():
             parameter = model.get_parameter(name)
             holder = _holder_of(root, name)

@@ -102,6 +102,9 @@ class Sparsity(Callback):
         self._late: Event | None = None
         self._state: State | None = None
 
+    #: `fit` leaves the masks to this callback.
+    holds_masks = True
+
     # As a callback
 
     def prepare(self, model: nn.Module) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -114,6 +114,14 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
 
 
+@runtime_checkable
+class Holding(Protocol):
+    """A part of a network that keeps true what an optimiser would change: masks."""
+
+    def hold_after_steps(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> object:
+        """Do so after every step of an optimiser, unless a callback does."""
+
+
 class Training:
     """One training: what it holds, one epoch, one step, its state."""
 
@@ -134,6 +142,10 @@ class Training:
         )
         self.average = Average(self.model, recipe.ema) if recipe.ema > 0 else None
         self.optimizer = build_optimizer(self.model, recipe)
+        if not any(getattr(callback, "holds_masks", False) for callback in job.callbacks):
+            for part in self.model.modules():
+                if isinstance(part, Holding):
+                    part.hold_after_steps(self.model, self.optimizer)
         self.forward_model = launcher.setup(self.model)
         count = min(len(job.data.train), recipe.limit or len(job.data.train)) // launcher.world
         self.batch_size = max(1, recipe.batch_size // launcher.world)
