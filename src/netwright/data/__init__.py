@@ -5,7 +5,7 @@ from netwright.data.fetching import fetch, is_fetched, path, root
 from netwright.data.loading import load
 from netwright.data.pairs import PairSets, load_pairs
 from netwright.data.parts import Part, Splits
-from netwright.data.reber import reber
+from netwright.data.grammars import reber
 from netwright.data.records import Record, catalogue
 from netwright.data.super_resolution import PairSource, resize_bicubic, super_resolution
 

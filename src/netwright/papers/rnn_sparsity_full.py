@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from netwright.data import Part, Splits
-from netwright.data.reber import encode
+from netwright.data.grammars import encode
 from netwright.errors import DataError
 from netwright.papers.rnn_sparsity import THESIS
 from netwright.papers.rnn_sparsity_graphs import FULL_GRAPHS, QUICK_GRAPHS, train_graphs

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from netwright.errors import DataError, StructureError, UsageError
 from netwright.structure import Structure, shrink, trace
+from netwright.structure.sizes import index_maps, take
 from netwright.train import evaluate
 
 if TYPE_CHECKING:
@@ -75,6 +76,41 @@ class NodeSpace:
                 keep[part[torch.from_numpy(rng.permutation(len(part))[:count])]] = True
         return Configuration(self, number, keep)
 
+    def borrow(self, chosen: Configuration) -> nn.Module:
+        """The network of a configuration, to look at: the next call may give the same module other weights.
+
+        Copying and proving a network takes much longer than a look at it; where all configurations have one
+        shape and keep the order of the parent, only the weights are exchanged.
+        """
+        if self._shell is None:
+            return chosen.model
+        with torch.no_grad():
+            for name, dims in index_maps(self.net.layers, chosen.keep).items():
+                self._tensors[1][name].copy_(take(self._tensors[0][name], dims))
+        return self._shell
+
+    @cached_property
+    def _shell(self) -> nn.Module | None:
+        """A sub-network whose weights can be exchanged; None where one cannot stand for another."""
+        first = self.configuration(0)
+        shrunk = shrink(self.model, self.net, first.keep)
+        maps = index_maps(self.net.layers, first.keep)
+        plain = shrunk.how == "in place" and not shrunk.scales and shrunk.kept.keys() == maps.keys()
+        straight = all(len(axis.parts) == 1 for axis in self.net.prunable)
+        same = plain and all(
+            dims.keys() == maps[name].keys() and all(torch.equal(i, maps[name][d]) for d, i in dims.items())
+            for name, dims in shrunk.kept.items()
+        )
+        return shrunk.model if straight and same else None
+
+    @cached_property
+    def _tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Parameters and buffers by name, of the parent and of the shell."""
+        assert self._shell is not None
+        models = (self.model, self._shell)
+        parent, shell = ({**dict(m.named_parameters()), **dict(m.named_buffers())} for m in models)
+        return parent, shell
+
     def suggest(self, trial: Any) -> Configuration:
         """Draw a configuration by an Optuna trial."""
         return self.configuration(trial.suggest_int("configuration", 0, _NUMBERS))
@@ -131,7 +167,7 @@ def initial_loss(
     size = min(len(data), limit or len(data))
 
     def loss(configuration: Configuration) -> float:
-        small = configuration.model
+        small = configuration.space.borrow(configuration)
         return evaluate(small, data, device=device, batch_size=min(size, 2048), limit=size).loss
 
     return loss

@@ -39,6 +39,13 @@ class MaskedRecurrent(nn.Module):
         fan: Units that the initial weights are scaled by; all where None.
     """
 
+    mask_ih: Tensor
+    mask_hh: Tensor
+    weight_ih_l0: Tensor
+    weight_hh_l0: Tensor
+    bias_ih_l0: Tensor
+    bias_hh_l0: Tensor
+
     def __init__(self, cell: Cell, i2h: Tensor, h2h: Tensor | None = None, fan: int | None = None) -> None:
         super().__init__()
         check_cell(cell)
@@ -56,8 +63,8 @@ class MaskedRecurrent(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, inputs) -> (B, T, units)."""
         weights = [
-            self.weight_ih_l0 * self.mask_ih,  # type: ignore[operator]
-            self.weight_hh_l0 * self.mask_hh,  # type: ignore[operator]
+            self.weight_ih_l0 * self.mask_ih,
+            self.weight_hh_l0 * self.mask_hh,
             self.bias_ih_l0,
             self.bias_hh_l0,
         ]

@@ -1,0 +1,124 @@
+"""Masks in recurrent layers: which weights, how many, and what a masked cell computes."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from netwright.models import TokenClassifier, recurrent
+from netwright.pruning import MaskState, prunable_weights, sparsify
+
+LAYERS = {
+    "rnn": lambda: nn.RNN(5, 7, 2, batch_first=True),
+    "relu": lambda: nn.RNN(5, 7, 3, nonlinearity="relu"),
+    "gru": lambda: nn.GRU(5, 7, 2, bidirectional=True),
+    "lstm": lambda: nn.LSTM(5, 7, 3, batch_first=True),
+    "lstm both ways": lambda: nn.LSTM(5, 7, 2, bidirectional=True, batch_first=True),
+    "projected": lambda: nn.LSTM(5, 7, 2, proj_size=3, batch_first=True),
+}
+
+
+def seeded(name: str) -> nn.RNNBase:
+    torch.manual_seed(0)
+    return LAYERS[name]()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("select", [("i2h",), ("h2h",), ("i2h", "h2h")])
+def test_the_chosen_matrices_share_one_percentile(name: str, select: tuple[str, ...]) -> None:
+    """As numpy's percentile of all their magnitudes together; biases are not touched."""
+    model = seeded(name)
+    sparse = sparsify(model, keep=0.4, select=select)
+    parts = {"i2h": "weight_ih", "h2h": "weight_hh"}
+    wanted = [n for n, _ in model.named_parameters() if any(n.startswith(parts[s]) for s in select)]
+    assert list(sparse.masks) == wanted == prunable_weights(model, select=select)
+    weights = dict(model.named_parameters())
+    pooled = np.concatenate([weights[n].detach().abs().numpy().ravel() for n in wanted])
+    kept = sum(int(m.sum()) for m in sparse.masks.values())
+    assert kept == round(0.4 * len(pooled))
+    threshold = np.percentile(pooled, 100 * (len(pooled) - kept) / len(pooled), method="higher")
+    for n, mask in sparse.masks.items():
+        assert np.array_equal(mask.numpy(), weights[n].detach().abs().numpy() >= threshold)
+    untouched = [n for n in weights if n not in wanted]
+    now = dict(sparse.model.named_parameters())
+    assert all(torch.equal(now[n], weights[n]) for n in untouched)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.33, 0.6, 0.9])
+def test_counts_are_those_of_a_linear_percentile_but_for_rounding(share: float) -> None:
+    model = seeded("lstm")
+    masks = sparsify(model, keep=1 - share, select=("i2h", "h2h")).masks
+    pooled = np.concatenate([dict(model.named_parameters())[n].detach().abs().numpy().ravel() for n in masks])
+    by_numpy = int((pooled >= np.percentile(pooled, 100 * share)).sum())
+    assert abs(sum(int(m.sum()) for m in masks.values()) - by_numpy) <= 1
+
+
+def lstm_loop(model: nn.LSTM, x: Tensor) -> Tensor:
+    """A stacked LSTM of one or two directions, cell by cell: (B, T, inputs) -> (B, T, outputs)."""
+    for layer in range(model.num_layers):
+        ways = []
+        for suffix in ("", "_reverse")[: 1 + model.bidirectional]:
+            w_ih, w_hh, b_ih, b_hh = (
+                getattr(model, f"{kind}_l{layer}{suffix}")
+                for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            h = c = x.new_zeros(len(x), model.hidden_size)
+            outputs = []
+            for step in x.unbind(1)[:: -1 if suffix else 1]:
+                gates = step @ w_ih.T + b_ih + h @ w_hh.T + b_hh
+                i, f, g, o = gates.chunk(4, dim=1)
+                c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+                h = o.sigmoid() * c.tanh()
+                outputs.append(h)
+            ways.append(torch.stack(outputs[:: -1 if suffix else 1], dim=1))
+        x = torch.cat(ways, dim=2)
+    return x
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm both ways"])
+def test_a_masked_lstm_is_a_cell_loop_with_zeros(name: str) -> None:
+    model = seeded(name)
+    sparse = sparsify(model, keep=0.3, select=("i2h", "h2h"))
+    by_hand = copy.deepcopy(model)
+    assert isinstance(by_hand, nn.LSTM)
+    with torch.no_grad():
+        for n, mask in sparse.masks.items():
+            by_hand.get_parameter(n).mul_(mask)
+    x = torch.randn(3, 6, 5)
+    torch.testing.assert_close(sparse.model(x)[0], lstm_loop(by_hand, x), rtol=0, atol=1e-6)
+    assert float((sparse.model(x)[0] - model(x)[0]).detach().abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "tanh", "relu"])
+def test_pruned_weights_stay_zero_under_adam(cell: str) -> None:
+    """Momentum of the time before pruning must not revive them."""
+    torch.manual_seed(0)
+    model = TokenClassifier(recurrent(cell, 6, 6, 2))  # type: ignore[arg-type]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    x, y = torch.randint(1, 128, (16, 8)), torch.randint(0, 2, (16,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    for _ in range(5):
+        step()
+    masks = MaskState(model, sparsify(model, keep=0.2, select=("i2h", "h2h")).masks)
+    masks.hold(optimizer)
+    before = {n: masks.parameter(n).detach().clone() for n in masks.masks}
+    for _ in range(10):
+        step()
+    for n, mask in masks.masks.items():
+        weight = masks.parameter(n)
+        assert bool((weight[~mask] == 0).all())
+        assert not torch.equal(weight, before[n])
+        assert all(
+            bool((slot[~mask] == 0).all())
+            for slot in optimizer.state[weight].values()
+            if slot.shape == mask.shape
+        )
