@@ -198,12 +198,11 @@ def _handled(net: Structure, predicted: list[tuple[int, ...]]) -> tuple[dict[str
     recording = net.recording
     sizes: dict[str, Sizes] = {}
     splits: dict[str, Splits] = {}
+    seen: dict[tuple[str, tuple[int, ...], tuple[int, ...]], int] = {}  # many tensors of a module are alike
 
     def note(path: str, number: int) -> None:
-        found = sizes.setdefault(path, {})
-        for old, new in zip(recording.shapes[number], predicted[number], strict=True):
-            if old > 1:
-                found.setdefault(old, Counter())[new] += 1
+        key = (path, recording.shapes[number], predicted[number])
+        seen[key] = seen.get(key, 0) + 1
 
     for node in recording.nodes:
         if node.op == "split_with_sizes":
@@ -217,23 +216,31 @@ def _handled(net: Structure, predicted: list[tuple[int, ...]]) -> tuple[dict[str
                 note(node.module, number)
     for name, number in recording.parameters.items():
         note(name.rpartition(".")[0], number)
+    for (path, before, after), count in seen.items():
+        found = sizes.setdefault(path, {})
+        for old, new in zip(before, after, strict=True):
+            if old > 1:
+                found.setdefault(old, Counter())[new] += count
     return sizes, splits
 
 
 def _options(module: nn.Module, sizes: Sizes, splits: Splits, typed: dict[str, Any]) -> dict[str, list[Any]]:
     """Attribute -> values that it may hold in the smaller network: the likeliest first, its own last."""
-    changing = {old for old, new in sizes.items() if set(new) != {old}}
+    changing = {old for old, new in sizes.items() if len(new) > 1 or old not in new}
     standard = isinstance(module, _STANDARD) and getattr(module, "weight", 0) is not None
     if not changing and not splits:
         return {}
     found: dict[str, list[Any]] = {}
     for name, value in vars(module).items():
+        kind = type(value)
+        if kind is not int and kind is not tuple and kind is not list:
+            continue
         if name in _SKIP or name.startswith("_") or name in typed or (standard and name in _TYPED):
             continue
         options: list[Any] = []
-        if type(value) is int and value in changing:
+        if kind is int and value in changing:
             options = _ranked(sizes[value], value)
-        elif type(value) in (list, tuple) and value and all(type(v) is int for v in value):
+        elif kind is not int and value and all(type(v) is int for v in value):
             parts = splits.get(tuple(value))
             each = [_ranked(sizes[v], v) if v in changing else [v] for v in value]
             options = [list(parts)] if parts else []

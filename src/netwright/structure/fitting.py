@@ -15,7 +15,7 @@ from torch import nn
 
 from netwright.structure.attributes import Attributes, Choices
 from netwright.structure.layout import arrange
-from netwright.structure.proof import Mismatch, changed_factors, progress, prove
+from netwright.structure.proof import Mismatch, changed_factors, computing, progress, prove
 from netwright.structure.record import Recording, try_record
 from netwright.structure.scales import Scales, UnfoldableError, fold, in_both
 
@@ -83,17 +83,18 @@ class _Trials:
             )
             if attempt.error is not None:
                 found = progress(run, attempt.recording, shapes)
-                reached = len(attempt.recording.nodes)
+                reached = len(computing(attempt.recording))
                 return found or Mismatch(attempt.error.message, "", attempt.module, reached)
-            found = progress(run, attempt.recording, shapes)
+            found = progress(run, attempt.recording, shapes, whole=True)
             if found is not None:
                 return found
             self.recordings.append(attempt.recording)
         if self.net.partition.shuffled.any() and self.change.order is None:
             self.change = replace(self.change, kept=arrange(self.net, self.change.kept, self.recordings))
         for run, again, shapes in zip(self.net.runs, self.recordings, self.predicted, strict=True):
+            change = self.change
             found = prove(
-                self.net, run, again, shapes, self.change.times, self.change.kept, self.change.order, False
+                self.net, run, again, shapes, change.times, change.kept, change.order, ran=True, factors=False
             )
             if found is not None:
                 return replace(found, position=_WHOLE)

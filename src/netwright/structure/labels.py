@@ -133,6 +133,9 @@ class Walk:
         # (uniform tensor, dimension from the end) -> the first layer that it took its size from.
         self.adopted: dict[tuple[int, int], Tensor] = {}
         self.rows = torch.zeros(0, dtype=torch.int64)
+        self._tied: dict[
+            tuple[int, int], tuple[Tensor, Tensor]
+        ] = {}  # by id, held so that ids stay their own
         self._live: dict[int, Tensor] = {}  # by id, layers that are known not to be frozen as a whole
         self.node: Node = Node("input", None, (), {}, [], [], "")
 
@@ -290,8 +293,9 @@ class Walk:
 
     def tie(self, a: Tensor, b: Tensor) -> None:
         """Tie two layers elementwise, by broadcast."""
-        if a is b:
+        if a is b or (id(a), id(b)) in self._tied:
             return
+        self._tied[id(a), id(b)] = (a, b)
         if a.shape != b.shape:
             a, b = torch.broadcast_tensors(a, b)
         if a.dim() > 1:

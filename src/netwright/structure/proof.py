@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,8 @@ def prove(
     keep: Tensor,
     kept: Mapping[str, Mapping[int, Tensor]],
     order: Order | None = None,
+    *,
+    ran: bool = False,
     factors: bool = True,
 ) -> Mismatch | None:
     """The first difference, or None when the surgery is right.
@@ -79,9 +81,11 @@ def prove(
         keep: (count,) bool, True where a class stays.
         kept: What stayed, by parameter.
         order: What is where along a dimension, when it is not simply what stays.
+        ran: Whether operators and shapes are known to be as predicted (see `progress`).
         factors: Whether numbers in the code that follow a size count (see `changed_factors`).
     """
-    found = _operators(run, small, predicted) or _labels(net, run, small, predicted, keep, kept, order)
+    found = None if ran else _operators(run, small, predicted)
+    found = found or _labels(net, run, small, predicted, keep, kept, order)
     if found is None and factors:
         for factor in changed_factors(run, small):
             dense = factor.dense
@@ -144,15 +148,18 @@ def _free(run: Traced, counted: set[int], number: int) -> frozenset[int]:
     return free | (frozenset(range(len(run.recording.shapes[number]))) - labelled)
 
 
-def progress(run: Traced, small: Recording, predicted: list[tuple[int, ...]]) -> Mismatch | None:
+def progress(
+    run: Traced, small: Recording, predicted: list[tuple[int, ...]], *, whole: bool = False
+) -> Mismatch | None:
     """The first difference in as much of a forward pass as ran, labels and factors aside.
 
     Args:
         run: The dense recording.
         small: A recording that may have stopped on the way.
         predicted: Shape of every tensor of the dense recording after the surgery.
+        whole: Whether it came to its end.
     """
-    return _operators(run, small, predicted, whole=False)
+    return _operators(run, small, predicted, whole)
 
 
 @dataclass(frozen=True)
@@ -187,7 +194,7 @@ def changed_factors(run: Traced, small: Recording) -> list[Factor]:
         for s, t in zip(_floats(a), _floats(b), strict=False):
             if s != t and not (s != s and t != t):
                 found.append(Factor(a, s, t))
-        if all(x in run.recording.constants for x in a.inputs):
+        if not run.recording.constants or all(x in run.recording.constants for x in a.inputs):
             continue  # what is computed of constants counts where it meets something else
         for x, y in zip(a.inputs, b.inputs, strict=False):
             want, got = run.recording.constants.get(x), small.constants.get(y)
@@ -201,16 +208,20 @@ def computing(recording: Recording) -> list[Node]:
     return [n for n in recording.nodes if computes(n)]
 
 
-def _floats(node: Node) -> Iterator[float]:
-    def inside(value: Any) -> Iterator[float]:
-        if isinstance(value, float):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            for v in value:
-                yield from inside(v)
+def _floats(node: Node) -> list[float]:
+    found: list[float] = []
 
-    yield from inside(node.args)
-    yield from inside(list(node.kwargs.values()))
+    def look(values: Iterable[Any]) -> None:
+        for value in values:
+            if type(value) is float:
+                found.append(value)
+            elif type(value) in (list, tuple):
+                look(value)
+
+    look(node.args)
+    if node.kwargs:
+        look(node.kwargs.values())
+    return found
 
 
 def _given(net: Structure, kept: Mapping[str, Mapping[int, Tensor]]) -> dict[str, dict[int, Tensor]]:
@@ -299,13 +310,16 @@ def _inputs(
                 if any(m != n for d, (m, n) in enumerate(zip(want, got, strict=False)) if d not in free):
                     what = f"the input has shape {got} where {want} is right"
                     return _apart(waiting, component) or Mismatch(what, a.op, a.module, source=a.source)
-            key = (tuple(map(id, run.table[x])), tuple(map(id, small.table[y])))
+            before, now = run.table[x], small.table[y]
+            if not before or not now:
+                continue
+            key = (tuple(map(id, before)), tuple(map(id, now)))
             if key in agreed:  # what passes through many operators is one object
                 continue
             agreed.add(key)
-            rows = [row for row in map(dense.row, run.table[x]) if len(row.dims) == 1]
+            rows = [row for row in map(dense.row, before) if len(row.dims) == 1]
             for row in rows:
-                there = [seen.units for seen in map(after.row, small.table[y]) if seen.dims == row.dims]
+                there = [seen.units for seen in map(after.row, now) if seen.dims == row.dims]
                 if not there:
                     continue
                 stay = row.units[_stays(row, rows, keep, order)]

@@ -28,7 +28,7 @@ from netwright.structure.modules import named_modules, named_tensors
 from netwright.structure.sources import caller
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(unsafe_hash=True, slots=True)  # like a frozen one, which takes three times as long to make
 class Ref:
     """A tensor of the recording, by number."""
 
@@ -103,6 +103,20 @@ class Recording:
 _SPACES = frozenset({"aten", "prims", "prim", "torchvision"})
 
 
+#: Types of arguments that hold no tensor.
+_PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device))
+#: Operator -> `_plain_name` of it.
+_names: dict[Any, str] = {}
+
+
+def _plain_name(func: Any) -> str:
+    """The name of an operator without overload, nor the underscore of in-place variants."""
+    space, _, name = func._schema.name.partition("::")
+    if space not in _SPACES:  # an operator of the user's own is not PyTorch's of that name
+        name = f"{space}::{name}"
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else str(name)
+
+
 class _Recorder(TorchDispatchMode):
     def __init__(self, recording: Recording, values: dict[int, Tensor] | None = None) -> None:
         super().__init__()
@@ -141,6 +155,8 @@ class _Recorder(TorchDispatchMode):
         return number
 
     def refer(self, value: Any, seen: list[int]) -> Any:
+        if type(value) in _PLAIN:
+            return value
         if isinstance(value, Tensor):
             number = self.ids.get(id(value))
             if number is None:
@@ -156,7 +172,7 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         seen: list[int] = []
         held = tuple([self.refer(a, seen) for a in args])
-        named = {k: self.refer(v, seen) for k, v in kwargs.items()}
+        named = {k: self.refer(v, seen) for k, v in kwargs.items()} if kwargs else {}
         kernel = KERNELS.get(func) if not self.recording.real else None
         out = kernel(*args, **kwargs) if kernel is not None else None
         if out is None:
@@ -167,15 +183,14 @@ class _Recorder(TorchDispatchMode):
             outputs = [self.number(o) if isinstance(o, Tensor) else -1 for o in out]
         else:
             return out
-        if seen and isinstance(out, Tensor) and all(n in self.recording.constants for n in seen):
+        known = self.recording.constants
+        if known and seen and isinstance(out, Tensor) and all(n in known for n in seen):
             self._computed(func, args, kwargs, seen, out, outputs[0])
         if func is torch.ops.aten.repeat.default:
             self._repeated(args[0], args[1], outputs[0])
-        space, _, name = func._schema.name.partition("::")
-        if space not in _SPACES:  # an operator of the user's own is not PyTorch's of that name
-            name = f"{space}::{name}"
-        if name.endswith("_") and not name.endswith("__"):
-            name = name[:-1]
+        name = _names.get(func)
+        if name is None:
+            name = _names[func] = _plain_name(func)
         source = caller(_run.__code__)
         self.recording.nodes.append(Node(name, func, held, named, seen, outputs, self.path[-1], source))
         return out
@@ -254,22 +269,22 @@ def _module_paths(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
     for name, module in named_modules(model):
         names.setdefault(id(module), name)
 
-    # The hooks return None: anything else would replace the module's inputs or outputs.
-    def enter(module: nn.Module, args: Any) -> None:
+    # Hooks on all modules would say the same, but where there are any every call of a module takes a way that
+    # is six times as long.
+    called = nn.Module.__call__
+
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         recorder.path.append(names.get(id(module), recorder.path[-1]))
+        try:
+            return called(module, *args, **kwargs)
+        finally:
+            recorder.path.pop()
 
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
-        recorder.path.pop()
-
-    handles = [
-        nn.modules.module.register_module_forward_pre_hook(enter),
-        nn.modules.module.register_module_forward_hook(leave, always_call=True),
-    ]
+    nn.Module.__call__ = call  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        nn.Module.__call__ = called  # type: ignore[method-assign]
 
 
 class plain_kernels:  # noqa: N801 - used like a function

@@ -165,7 +165,7 @@ def shapes_of(recording: Recording, table: list[Layers], sizes: Sizes, keep: Ten
         sizes: Counts of the same network.
         keep: (classes,) bool.
     """
-    described = [sizes.dims(layers) for layers in table]
+    described = [sizes.dims(layers) if layers else [] for layers in table]
     counts = sizes.counts(keep.numpy()).tolist()
     out = []
     for shape, dims in zip(recording.shapes, described, strict=True):
@@ -205,8 +205,14 @@ def index_maps(layers: dict[str, dict[int, Tensor]], keep: Tensor) -> dict[str, 
     kept: dict[str, dict[int, Tensor]] = {}
     stays = keep.numpy()
     known: dict[tuple[bytes, int], Tensor | None] = {}  # most parameters follow an axis that others follow
+    seen: dict[tuple[int, int], Tensor | None] = {}  # by id, what is looked at already
     for name, dims in layers.items():
         for dim, layer in dims.items():
+            if (id(layer), dim) in seen:
+                index = seen[id(layer), dim]
+                if index is not None:
+                    kept.setdefault(name, {})[dim] = index
+                continue
             plain = len(varying(layer)) < 2
             flat = layer.numpy().ravel()
             key = (flat.tobytes(), -1 if plain else id(layer))
@@ -218,7 +224,7 @@ def index_maps(layers: dict[str, dict[int, Tensor]], keep: Tensor) -> dict[str, 
                     known[key] = torch.from_numpy(np.flatnonzero(mask))
                 else:
                     known[key] = _blocked(layer, torch.from_numpy(mask).reshape(layer.shape), dim)
-            index = known[key]
+            index = seen[id(layer), dim] = known[key]
             if index is not None:
                 kept.setdefault(name, {})[dim] = index
     return kept

@@ -130,6 +130,12 @@ class Solver:
         self.pairs: list[tuple[Ints, Ints]] = []
         self.rng = np.random.default_rng(20260101)
         self.produced = np.zeros(0, np.bool_)  # (classes,) whether they are the outputs of some parameter
+        none = np.zeros(0, np.int64)
+        lefts = np.concatenate([none, *[a.numpy() for a, _, _ in labels.ties]])
+        rights = np.concatenate([none, *[b.numpy() for _, b, _ in labels.ties]])
+        if lefts.all() and rights.all():
+            self.pairs.append((lefts, rights))
+            return
         for a, b, node in labels.ties:
             left, right = a.numpy(), b.numpy()
             live = (left != 0) & (right != 0)
