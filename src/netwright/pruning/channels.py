@@ -108,7 +108,6 @@ def remove_channels(
         )
         carry_masks(model, found.model, found.kept, found.scales)
         return found
-    begun = time.perf_counter()
     if budget is not None or not isinstance(allocation, Mapping):
         budget = parse_budget(budget)  # type: ignore[arg-type]
         check_budget(budget)
@@ -122,15 +121,47 @@ def remove_channels(
     if isinstance(exclude, str):
         raise UsageError("exclude is a list of names", f"write exclude=[{exclude!r}]")
     exclude = tuple(exclude)
-    failures: list[StructureError] = []
-    # Where nothing is measured it takes a moment, in which the collector would find nothing.
+    # Where nothing is measured or looked at it takes a moment, in which the collector would find nothing.
     timed = budget is not None and budget.latency is not None
-    attempt = _shrunk if timed else uncollected(_shrunk)
+    remove = _removed if timed or examples else uncollected(_removed)
+    return remove(
+        model,
+        example,
+        budget,
+        importance,
+        channel,
+        allocation,
+        repair,
+        examples,
+        exclude,
+        round_to,
+        heads,
+        check,
+    )
+
+
+def _removed(
+    model: nn.Module,
+    example: Any,
+    budget: Budget | None,
+    importance: str | Importance,
+    channel: Channel | None,
+    allocation: ChannelAllocations,
+    repair: str,
+    examples: Examples,
+    exclude: tuple[str, ...],
+    round_to: int | None,
+    heads: str,
+    check: bool,
+) -> Pruned:
+    """`remove_channels` with arguments that are understood."""
+    begun = time.perf_counter()
+    failures: list[StructureError] = []
     net: Structure | None = None
     for mode, how in _WAYS.get(heads, ((heads, "auto"),)):
         net = structure.trace(model, example, exclude=exclude, heads=mode, like=net)
         try:
-            keep, shrunk, latency = attempt(
+            keep, shrunk, latency = _shrunk(
                 model, net, importance, channel, examples, budget, allocation, round_to, how
             )
         except StructureError as failure:

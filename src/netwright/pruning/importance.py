@@ -194,12 +194,14 @@ def normalise(net: Structure, scores: Tensor) -> Tensor:
     Returns:
         (count,).
     """
-    scores = scores.clone()
-    for axis in net.prunable:
-        mean = scores[axis.cells].abs().mean()
-        if float(mean) > 0:
-            scores[axis.cells] /= mean
-    return scores
+    axes = [axis.cells.reshape(-1) for axis in net.prunable]
+    if not axes:
+        return scores.clone()
+    lengths, classes = torch.tensor([len(axis) for axis in axes]), torch.cat(axes)
+    axis = torch.arange(len(axes)).repeat_interleave(lengths)
+    mean = scores.new_zeros(len(axes)).index_add_(0, axis, scores[classes].abs()) / lengths
+    mean = torch.where(mean > 0, mean, 1)
+    return scores.index_copy(0, classes, scores[classes] / mean[axis])
 
 
 def gather(net: Structure, contributions: dict[str, dict[int, Tensor]]) -> Tensor:
@@ -214,10 +216,14 @@ def gather(net: Structure, contributions: dict[str, dict[int, Tensor]]) -> Tenso
         (count,) float64.
     """
     total = torch.zeros(net.count, dtype=torch.float64)
+    alike: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
     for name, dims in contributions.items():
         for dim, values in dims.items():
-            labels = net.layers[name][dim].reshape(-1)
-            total.index_add_(0, labels, values.reshape(-1).to("cpu", torch.float64))
+            labels, parts = alike.setdefault((values.device, values.dtype), ([], []))
+            labels.append(net.layers[name][dim].reshape(-1))
+            parts.append(values.reshape(-1))
+    for labels, parts in alike.values():  # one addition for all of them: most are short
+        total.index_add_(0, torch.cat(labels), torch.cat(parts).to("cpu", torch.float64))
     return total
 
 
