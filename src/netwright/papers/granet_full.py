@@ -35,13 +35,17 @@ def measure(run: Run, path: Path) -> None:
     """Train every arm on the images of a folder or file; judge where they are CIFAR-10 or ImageNet."""
     data, small = full.read(run, path)
     recipe = full.recipe_for(run, small)
-    nets = ["vgg19_bn", "resnet50"] if small else ["resnet50"]
-    nets = nets[:1] if run.quick else nets
-    run.settings |= {"recipe": dataclasses.asdict(recipe), "networks": nets}
+    nets = {
+        name: full.published(name, data) for name in (["vgg19_bn", "resnet50"] if small else ["resnet50"])
+    }
+    if run.quick:
+        nets = (
+            {"small": full.residual(data, 8, 8)} if small else {"resnet18": full.published("resnet18", data)}
+        )
+    run.settings |= {"recipe": dataclasses.asdict(recipe), "networks": list(nets)}
     per_epoch = -(-min(len(data.train), recipe.limit or len(data.train)) // recipe.batch_size)
     panels = []
-    for name in nets:
-        make = full.published(name, data)
+    for name, make in nets.items():
         for share in _SHARES[small][-1:] if run.quick else _SHARES[small]:
             found = Panels()
             for arm, schedule in arms(small, per_epoch, run.quick).items():
