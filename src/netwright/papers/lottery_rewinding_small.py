@@ -106,7 +106,7 @@ def residual_setting(run: Run) -> Setting:
     recipe = Recipe(
         epochs=1 if run.quick else 3, batch_size=64, lr=0.1, schedule="step", weight_decay=1e-4, augment=False
     )
-    data = fashion(*((256, 100) if run.quick else (4_000, 5_000)))
+    data = fashion(*((256, 100) if run.quick else (3_200, 5_000)))
     setting = Setting(data, recipe, rounds=2 if run.quick else 6, exclude=("fc",))
     run.settings["residual"] = {
         "network": "ResNet-14, widths 8-16-32",
