@@ -2,6 +2,7 @@
 
 from netwright import data, metrics, models, train
 from netwright.errors import NetwrightError
+from netwright.nas import search
 from netwright.pruning import MaskState, Pruned, Sparse, Sparsity, load, prune, prune_onnx, sparsify
 from netwright.pruning import save_pruned as save
 from netwright.quantization import export_onnx as export
@@ -37,6 +38,7 @@ __all__ = [
     "read_front",
     "read_onnx",
     "save",
+    "search",
     "shape",
     "sparsify",
     "trace",

@@ -30,6 +30,7 @@ from netwright.pruning.ratios import ratios
 from netwright.pruning.repair import list_repairs
 from netwright.pruning.result import Pruned
 from netwright.pruning.saving import load, save_pruned
+from netwright.pruning.space import NodeSpace, initial_loss, space
 from netwright.pruning.sparse_kernels import Accelerated, accelerate_sparse
 from netwright.pruning.sparse_result import Sparse
 from netwright.pruning.sparsify import sparsify
@@ -41,6 +42,7 @@ from netwright.pruning.training_cost import TrainingCost
 
 __all__ = [
     "AP",
+    "NM",
     "Accelerated",
     "Block",
     "Channel",
@@ -53,7 +55,7 @@ __all__ = [
     "Importance",
     "Layers",
     "MaskState",
-    "NM",
+    "NodeSpace",
     "Plasticity",
     "Pruned",
     "Slices",
@@ -68,6 +70,7 @@ __all__ = [
     "carry_masks",
     "choose",
     "from_scores",
+    "initial_loss",
     "iterative",
     "layer_counts",
     "list_allocations",
@@ -91,6 +94,7 @@ __all__ = [
     "save_pruned",
     "score",
     "select",
+    "space",
     "sparsify",
     "stability",
 ]
