@@ -107,6 +107,18 @@ def strings(size: Size, seed: int = 0) -> Splits:
     return dataclasses.replace(found, val=found.test)
 
 
+def counting_letters(data: Splits) -> float:
+    """Test accuracy of a logistic regression on how often each letter is in a string, whatever the order."""
+    from sklearn.linear_model import LogisticRegression
+
+    counts = {}
+    for part in (data.train, data.test):
+        codes = part.source.get(part.indices, None).long()
+        counts[part] = torch.zeros(len(codes), 128).scatter_add_(1, codes, torch.ones(codes.shape))[:, 1:]
+    model = LogisticRegression(max_iter=1_000).fit(counts[data.train].numpy(), data.train.labels.numpy())
+    return float(model.score(counts[data.test].numpy(), data.test.labels.numpy()))
+
+
 def build(cell: str, size: Size, seed: int) -> TokenClassifier:
     """A fresh network."""
     with torch.random.fork_rng(devices=[]):
