@@ -235,3 +235,18 @@ def test_names_of_channel_granularities():
     assert find_granularity(Channel("max").name) == Channel("max")
     with pytest.raises(UsageError, match="choose from sum"):
         find_granularity("channel:best")
+
+
+@pytest.mark.parametrize("name", ["activation", "apoz", "hrank", "fpgm", "bn-scale", "obs"])
+def test_nothing_of_the_network_changes(name, case):
+    model, net, examples, _ = case
+    state = {n: t.clone() for n, t in model.state_dict().items()}
+    model.side.eval()
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 3.0)
+    modes, random = [m.training for m in model.modules()], torch.get_rng_state()
+    pruning.score(net, model, name, examples)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items())
+    assert [m.training for m in model.modules()] == modes
+    assert all(bool((p.grad == 3).all()) for p in model.parameters())
