@@ -355,7 +355,9 @@ class _Rows:
         known = self._known.get(id(layer))
         if known is None:
             seen = self._label(layer)
-            row = _Row(varying(seen), seen.numpy().ravel())
+            same = self._known.get(id(seen))  # layers of units may be one of classes
+            row = same[1] if same is not None else _Row(varying(seen), seen.numpy().ravel())
+            self._known[id(seen)] = (seen, row)
             known = self._known[id(layer)] = (layer, row)
         return known[1]
 

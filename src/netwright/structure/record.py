@@ -165,7 +165,7 @@ class _Recorder(TorchDispatchMode):
             seen.append(number)
             return Ref(number)
         if isinstance(value, (list, tuple)):
-            return type(value)([self.refer(v, seen) for v in value])
+            return type(value)([v if type(v) in _PLAIN else self.refer(v, seen) for v in value])
         return value
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

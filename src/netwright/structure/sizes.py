@@ -265,6 +265,8 @@ def take(tensor: Tensor, kept: dict[int, Tensor]) -> Tensor:
     rows = kept.get(0)
     size = tensor.shape[0]
     out = tensor.index_select(0, rows.to(tensor.device)) if rows is not None else tensor
+    if len(kept) == 1 and rows is not None:
+        return out
     for dim, index in sorted(kept.items()):
         index = index.to(tensor.device)
         if dim == 0:
