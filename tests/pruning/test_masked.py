@@ -154,6 +154,19 @@ class TestPrune:
             assert not state.parameter(name)[~mask].any()
             assert not optimizer.state[state.parameter(name)]["exp_avg_sq"][~mask].any()
 
+    @pytest.mark.parametrize("reinit", [False, True])
+    def test_fine_tuning_holds_them(self, reinit):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+        model = nw.sparsify(model, keep=0.3).model
+        data, recipe = nw.data.load("digits"), nw.train.Recipe(epochs=1, limit=256, precision="fp32")
+        found = nw.prune(
+            model, torch.randn(2, 1, 8, 8), 0.5, data=data, recipe=recipe, reinit=reinit, device="cpu"
+        )
+        state = MaskState.of(found.model)
+        assert found.history and state.density < 1
+        assert not any(state.parameter(n)[~m].any() for n, m in state.masks.items())
+
     def test_repairs_leave_zeros_alone(self):
         model = masked("resnet", soft=False)
         found = nw.prune(model, X[:2], 0.6, data=X)
@@ -172,6 +185,23 @@ class TestPrune:
         state = carry_masks(model, done.model, done.kept, done.scales)
         assert done.how == "graph" and state.soft == soft
         assert torch.allclose(answer(done.model), answer(found.model), atol=1e-5)
+
+    @HARD_AND_SOFT
+    def test_other_index_maps_carry_masks_too(self, soft):
+        model = masked("resnet", soft)
+        net, generator = nw.trace(bare(model), X[:2]), torch.Generator().manual_seed(0)
+        orders = {
+            axis.name: torch.stack([torch.randperm(axis.size, generator=generator) for _ in axis.cells])
+            for axis in net.prunable
+        }
+        axis = net.prunable[0]
+        for done in (
+            nw.permute(bare(model), net, nw.IndexMap(orders)),
+            nw.widen(bare(model), net, {axis.name: 2 * axis.size}),
+        ):
+            state = carry_masks(model, done.model, done.kept)
+            assert state.soft == soft
+            assert torch.allclose(answer(done.model), answer(model), atol=1e-6)
 
     def test_shapes_that_differ_are_named(self):
         model = masked("resnet", soft=False)

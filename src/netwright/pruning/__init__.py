@@ -15,6 +15,7 @@ from netwright.pruning.importance import (
     register_importance,
     score,
 )
+from netwright.pruning.integrations import lightning_callback, trainer_callback
 from netwright.pruning.layerwise import (
     Layers,
     from_scores,
@@ -73,6 +74,7 @@ __all__ = [
     "initial_loss",
     "iterative",
     "layer_counts",
+    "lightning_callback",
     "list_allocations",
     "list_importances",
     "list_layer_allocations",
@@ -97,4 +99,5 @@ __all__ = [
     "space",
     "sparsify",
     "stability",
+    "trainer_callback",
 ]
