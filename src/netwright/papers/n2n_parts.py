@@ -198,7 +198,7 @@ def _final(run: Run, given: Setting, teacher: Teacher, student: nn.Module, seed:
 
 
 def _tables(run: Run, arms: dict[str, Scores], alone: dict[str, Scores], teachers: Sequence[float]) -> None:
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for name, scores in (*arms.items(), ("policy, removal alone", alone[_REMOVAL])):
         cells = (scores.mean, scores.rises, scores.rate)
         rows.append((name, *(mean_deviation(v)[0] for v in cells), 100 * mean_deviation(scores.accuracy)[0]))
