@@ -30,7 +30,7 @@ def measure(run: Run, folder: Path) -> None:
         seeds = [measure_cell(cell, data, size, seed, plan, run.device) for seed in run.seeds(3)]
         claim_pruning(run, cell, seeds, f"{THESIS}: ")
         rows += [
-            (cell, f"{100 * p.level:.0f} %", p.base, p.pruned, p.retrained[0], p.epochs_to_regain)
+            (cell, f"{100 * p.level:.0f} %", p.base, p.pruned, p.one_epoch_later, p.epochs_to_regain)
             for points in seeds
             for p in points
         ]

@@ -95,6 +95,11 @@ class Point:
     retrained: tuple[float, ...] = ()
 
     @property
+    def one_epoch_later(self) -> float:
+        """Test accuracy after an epoch of retraining, or right away where none was trained."""
+        return self.retrained[0] if self.retrained else self.pruned
+
+    @property
     def epochs_to_regain(self) -> int | None:
         """The first epoch within a point of the base model, 0 right after pruning; None if none was."""
         accuracies = (self.pruned, *self.retrained)
@@ -173,8 +178,9 @@ def measure_cell(
         data: Of `strings`.
         size: Of the experiment.
         seed: Of weights and order.
-        plan: (campaign, level, epochs of retraining). Where one epoch is not enough to regain the accuracy
-            and more are allowed, all of them are trained, from the beginning.
+        plan: (campaign, level, epochs of retraining). Where more than one is allowed it is the epochs to
+            regain the accuracy that count: none is trained where it was not lost, and all of them, from the
+            beginning, where one was not enough.
         device: Where to train.
     """
     recipe = size.recipe(size.epochs, seed)
@@ -183,10 +189,11 @@ def measure_cell(
     points = []
     for campaign, level, epochs in plan:
         settings = (data, size, level, campaign)
-        pruned, retrained = prune_and_retrain(fitted.model, *settings, min(epochs, 1), seed, device)
-        point = Point(cell, campaign, level, base, pruned, retrained)
-        if epochs > 1 and point.epochs_to_regain is None:
-            pruned, retrained = prune_and_retrain(fitted.model, *settings, epochs, seed, device)
-            point = dataclasses.replace(point, retrained=retrained)
+        tries = (0, 1, epochs) if epochs > 1 else (epochs,)
+        for count in tries:
+            pruned, retrained = prune_and_retrain(fitted.model, *settings, count, seed, device)
+            point = Point(cell, campaign, level, base, pruned, retrained)
+            if point.epochs_to_regain is not None:
+                break
         points.append(point)
     return points

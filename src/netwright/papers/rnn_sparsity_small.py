@@ -101,14 +101,14 @@ def claim_pruning(run: Run, cell: str, seeds: Sequence[Sequence[Point]], prefix:
     """Record the losses of one cell; with a prefix only those which the thesis' own strings measure."""
     lost = over_seeds(seeds, BOTH, 0.6, lambda p: p.base - p.pruned)
     run.measure(f"{prefix}accuracy lost at 60 %, {cell}", *lost)
-    later = over_seeds(seeds, BOTH, 0.8, lambda p: p.base - p.retrained[0])
+    later = over_seeds(seeds, BOTH, 0.8, lambda p: p.base - p.one_epoch_later)
     run.measure(f"{prefix}accuracy lost at 80 % and one epoch, {cell}", *later)
     if prefix:
         return
     collapse = over_seeds(seeds, BOTH, 0.9, lambda p: p.base - p.pruned)
     run.measure(f"accuracy lost at 90 %, {cell}", *collapse)
     for kind in ("i2h", "h2h"):
-        after = over_seeds(seeds, kind, 1.0, lambda p: p.retrained[0])
+        after = over_seeds(seeds, kind, 1.0, lambda p: p.one_epoch_later)
         run.measure(f"accuracy without {kind} after one epoch, {cell}", *after)
 
 
@@ -117,7 +117,9 @@ def _levels_table(run: Run, found: Mapping[str, Sequence[Sequence[Point]]]) -> N
     for cell, seeds in found.items():
         for campaign, level, epochs in _PLAN:
             before = over_seeds(seeds, campaign, level, lambda p: p.pruned)
-            after = over_seeds(seeds, campaign, level, lambda p: p.retrained[0]) if epochs else (None, None)
+            after = (
+                over_seeds(seeds, campaign, level, lambda p: p.one_epoch_later) if epochs else (None, None)
+            )
             base = over_seeds(seeds, campaign, level, lambda p: p.base)[0]
             rows.append((cell, campaign, f"{level * 100:.0f} %", base, *before, *after))
     columns = ("cell", "pruned", "share", "base", "at once", "±", "one epoch later", "± ")
@@ -130,7 +132,7 @@ def _panels(found: Mapping[str, Sequence[Sequence[Point]]]) -> list[Panel]:
     panels = []
     for title, value in (
         ("Right after pruning", lambda p: p.pruned),
-        ("After one epoch of retraining", lambda p: p.retrained[0]),
+        ("After one epoch of retraining", lambda p: p.one_epoch_later),
     ):
         panel = Panel(f"{title}, i2h and h2h", "test accuracy", "share pruned")
         for cell, seeds in found.items():
