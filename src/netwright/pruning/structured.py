@@ -106,26 +106,40 @@ def prune(
         ModelError: if the model rejects the example or the data.
     """
     begun = time.perf_counter()
+    if isinstance(exclude, str):
+        raise UsageError("exclude is a list of names", f"write exclude=[{exclude!r}]")
+    exclude = tuple(exclude)
     channel = _channel(granularity)
     limits = _limits(budget, keep, allocation)
     plan = _plan(schedule)
     trains = recipe is not None or distill or repair == "fine-tune" or plan != "one-shot"
     _check_together(model, data, importance, repair, plan, trains, distill, reinit)
     if plan == "mask-sparsity":
-        # Its own stages train; the mask is chosen by its own rules, of which importance and budget are part.
-        _check_mask_sparsity(channel, allocation, repair, recipe, distill, importance)
-        assert recipe is not None
-        return mask_sparsity(
+        given = {
+            "granularity": channel is not None,
+            "allocation": allocation != "global",
+            "repair": repair != "auto",
+            "distill": distill,
+            "an importance as an object": not isinstance(importance, str),
+            "heads": heads != "auto",
+            "round_to": round_to is not None,
+            "check": check,
+        }
+        _check_mask_sparsity(given, recipe)
+        assert recipe is not None and isinstance(importance, str)
+        source = "bn-scale" if importance == "magnitude" else importance
+        found = mask_sparsity(
             model,
             example,
             limits,
             data,
             recipe,
-            importance=importance if importance != "magnitude" else "bn-scale",  # type: ignore[arg-type]
+            importance=source,
             device=device,
             seed=seed,
-            exclude=tuple(exclude),
+            exclude=exclude,
         )
+        return dataclasses.replace(found, notes=[*found.notes, f"the mask was chosen by {source}"])
 
     def remove(network: nn.Module, bound: Any, how_heads: str = heads) -> Pruned:
         return remove_channels(
@@ -252,24 +266,19 @@ def _check_together(
         )
 
 
-def _check_mask_sparsity(
-    channel: Channel | None,
-    allocation: ChannelAllocations,
-    repair: str,
-    recipe: Recipe | None,
-    distill: bool,
-    importance: Any,
-) -> None:
-    other = {
-        "granularity": channel is not None,
-        "allocation": allocation != "global",
-        "repair": repair != "auto",
-        "distill": distill,
-        "importance": not isinstance(importance, str),
-    }
-    for name, given in other.items():
-        if given:
-            raise UsageError(f"mask-sparsity has a {name} of its own", f"leave {name} out")
+def _check_mask_sparsity(given: Mapping[str, bool], recipe: Recipe | None) -> None:
+    """Refuse what the stages of mask-sparsity have no use for.
+
+    Args:
+        given: Argument -> whether it was given.
+        recipe: Of its trainings.
+
+    Raises:
+        UsageError: naming the argument.
+    """
+    for name, there in given.items():
+        if there:
+            raise UsageError(f"schedule mask-sparsity does not take {name}", "leave it out")
     if recipe is None:
         raise UsageError("mask-sparsity trains before it removes", "give recipe=")
 
