@@ -16,11 +16,13 @@ from netwright.metrics.quality import (
 )
 from netwright.metrics.robustness import fgsm, fgsm_accuracy, outlier_auroc
 from netwright.metrics.session import Example, feed, open_session, run_padded
+from netwright.metrics.super_resolution import Enlarged, enlarging_quality
 from netwright.metrics.table_source import latency_table
 
 __all__ = [
     "Agreement",
     "DeadRates",
+    "Enlarged",
     "Example",
     "Latency",
     "LatencyTable",
@@ -30,6 +32,7 @@ __all__ = [
     "arguments",
     "calibration_error",
     "dead_neurons",
+    "enlarging_quality",
     "feed",
     "fgsm",
     "fgsm_accuracy",

@@ -1,4 +1,4 @@
-"""How near images are to others: PSNR and SSIM, on luminance and without a border, as super-resolution has it.
+"""How near images are to others: PSNR and SSIM, of luminance and without a border, as is the custom.
 
 Z. Wang, A. C. Bovik, H. R. Sheikh and E. P. Simoncelli, Image quality assessment: from error visibility to
 structural similarity, IEEE Transactions on Image Processing 2004, with the constants of the authors' code.

@@ -1,11 +1,12 @@
 """The training loop, recipes, losses and what is measured with labels."""
 
 from netwright.train.averaging import Average
-from netwright.train.callbacks import Callback, Snapshots, State
+from netwright.train.callbacks import Callback, GradientNorms, Snapshots, State
 from netwright.train.launch import Launcher
 from netwright.train.loop import fit
 from netwright.train.losses import (
     UNLABELLED,
+    AbsoluteError,
     Distillation,
     Labels,
     Objective,
@@ -25,10 +26,12 @@ from netwright.train.training import Fitted, Progress, build_optimizer
 __all__ = [
     "SCHEDULES",
     "UNLABELLED",
+    "AbsoluteError",
     "Average",
     "Callback",
     "Distillation",
     "Fitted",
+    "GradientNorms",
     "Labels",
     "Launcher",
     "Objective",

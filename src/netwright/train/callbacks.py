@@ -108,3 +108,45 @@ class Snapshots(Callback):
         self.taken = dict(zip(state["steps"], state["taken"], strict=True))
         found = zip(state["steps"], state["optimizers"], strict=True)
         self.optimizers = {step: one for step, one in found if one is not None}
+
+
+class GradientNorms(Callback):
+    """Norms of the gradients of some parameters, as the optimiser's step saw them.
+
+    Args:
+        names: Of the parameters; None is all that have two dimensions or more.
+        every: Steps between two looks.
+
+    Attributes:
+        steps: After which steps they were looked at.
+    """
+
+    def __init__(self, names: Iterable[str] | None = None, every: int = 10) -> None:
+        self.names = None if names is None else list(names)
+        self.every = max(every, 1)
+        self.steps: list[int] = []
+        self._norms: dict[str, list[Tensor]] = {}
+
+    @property
+    def norms(self) -> dict[str, list[float]]:
+        """Parameter -> its norms."""
+        return {name: torch.stack(values).tolist() for name, values in self._norms.items()}
+
+    def after_step(self, state: State) -> None:
+        """Look, without waiting for the device."""
+        if state.step % self.every:
+            return
+        self.steps.append(state.step)
+        for name, parameter in state.model.named_parameters():
+            wanted = parameter.dim() > 1 if self.names is None else name in self.names
+            if wanted and parameter.grad is not None:
+                self._norms.setdefault(name, []).append(parameter.grad.detach().norm())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen so far."""
+        return {"steps": list(self.steps), "norms": {n: torch.stack(v) for n, v in self._norms.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it back."""
+        self.steps = list(state["steps"])
+        self._norms = {name: list(values) for name, values in state["norms"].items()}

@@ -95,6 +95,15 @@ class Distillation:
 
 
 @dataclass(frozen=True)
+class AbsoluteError:
+    """Term: mean absolute difference from targets that are numbers, such as images."""
+
+    def __call__(self, step: Step) -> Tensor:
+        """Return the loss of one step."""
+        return (step.logits - step.targets).abs().mean()
+
+
+@dataclass(frozen=True)
 class Objective:
     """A weighted sum of terms.
 
