@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from netwright import pruning, structure
 from netwright.errors import ModelError, UsageError
 from netwright.pruning import Context, Examples
+from netwright.pruning.densities import synflow_masks
 from netwright.pruning.elements import scores_of
 from netwright.pruning.gradients import crop_flow, grasp, taylor
 from netwright.pruning.importance import find_elements
@@ -263,6 +264,20 @@ def test_synflow_is_conserved_from_layer_to_layer():
     torch.testing.assert_close(
         scores["0.weight"].sum(dim=1), scores["2.weight"].sum(dim=0), rtol=1e-6, atol=0
     )
+
+
+def test_many_rounds_of_synflow_are_its_own_loop():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 15), nn.ReLU(), nn.Linear(15, 3))
+    example = torch.zeros(2, 6)
+    expected = synflow_masks(structure.trace(model, example), model, 0.1)
+    found = pruning.sparsify(model, example, keep=0.1, importance="synflow", schedule="rounds")
+    assert all(torch.equal(found.masks[n], m) for n, m in expected.items())
+    # Other weights by the same counts; a single round would leave a layer empty at this share.
+    other = pruning.sparsify(model, example, keep=0.02, importance="random", allocation="from-synflow")
+    counts = {n: int(m.sum()) for n, m in synflow_masks(structure.trace(model, example), model, 0.02).items()}
+    assert other.kept == counts
+    assert min(counts.values()) >= 1
 
 
 def test_synflow_needs_the_shape_of_an_input(model):

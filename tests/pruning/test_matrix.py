@@ -34,7 +34,7 @@ KEEP, STEPS = 0.4, 4
 GRANULARITIES = ["weight", "row", "column", "kernel", "block:3x2", "2:4"]
 SHARES = {"stem.weight": 0.9, "middle.weight": 0.3, "head.weight": 0.5}
 IMPORTANCES = pruning.list_importances("weight")
-ALLOCATIONS = [*pruning.list_layer_allocations(), "from-scores", "from-synflow", "from-magnitude", "shares"]
+ALLOCATIONS = [*pruning.list_layer_allocations(), "from-scores", "from-magnitude", "shares"]
 
 
 class Net(nn.Module):
@@ -147,7 +147,7 @@ def test_importance_by_granularity_by_allocation(importance, model, data):
         masks = pruning.choose(model, NAMES, KEEP, importance=fixed, **settings)
         pattern = find_granularity(granularity)
         check_masks(masks, pattern, total_of(allocation, KEEP), model)
-        if granularity == "weight" and allocation not in ("from-scores", "from-synflow", "from-magnitude"):
+        if granularity == "weight" and allocation not in ("from-scores", "from-magnitude"):
             layers = Layers({n: s.shape for n, s in scores.items()}, scores)
             counts = layer_counts(layers, KEEP, allocation_of(allocation))
             assert {n: int(m.sum()) for n, m in masks.items()} == counts

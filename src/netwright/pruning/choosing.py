@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from netwright.errors import UsageError
+from netwright.pruning.densities import synflow_rounds
 from netwright.pruning.elements import Context, scores_of
 from netwright.pruning.granularity import NM, WEIGHT, Channel, Granularity, find_granularity, keep_units
 from netwright.pruning.importance import find_elements
@@ -20,7 +21,7 @@ from netwright.pruning.layerwise import (
     from_scores,
     layer_counts,
 )
-from netwright.pruning.selection import Masks, whole_counts
+from netwright.pruning.selection import Masks, densities_of, whole_counts
 
 #: Beginning of the names of allocations that take the densities another importance would leave.
 FROM = "from-"
@@ -200,7 +201,20 @@ def _shares_of(
     context: Context,
     eligible: Mapping[str, Tensor] | None,
 ) -> LayerAllocation:
-    """The shares that one threshold over single weights leaves, of these scores or of another importance."""
+    """The shares that one threshold over single weights leaves, of these scores or of another importance.
+
+    SynFlow prunes in its many rounds: a single one would remove whole layers.
+    """
+    if source == "synflow":
+        if context.examples is None:
+            raise UsageError("synflow runs the network once", "give example= an input of the right shape")
+        like = context.examples.like
+
+        def flow(layers: Layers, keep: float) -> list[float]:
+            found = synflow_rounds(model, like, names, keep, eligible=dict(eligible) if eligible else None)
+            return list(densities_of(found).values())
+
+        return flow
     if source != "scores":
         other = find_elements(source)
         if other.needs != "nothing" and not context.examples:

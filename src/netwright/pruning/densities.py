@@ -73,11 +73,31 @@ def synflow_masks(net: Structure, model: nn.Module, keep: float, rounds: int = 1
     Returns:
         Weight -> mask; together exactly round(keep * weights) are kept.
     """
+    return synflow_rounds(model, net.inputs, layer_names(net), keep, rounds)
+
+
+def synflow_rounds(
+    model: nn.Module,
+    example: object,
+    names: Sequence[str],
+    keep: float,
+    rounds: int = 100,
+    eligible: Masks | None = None,
+) -> Masks:
+    """As `synflow_masks`, for any weights.
+
+    Args:
+        model: The network.
+        example: Its inputs, for their shapes.
+        names: The weights that are pruned together.
+        keep: Share of all of them that stays.
+        rounds: 100 in the paper.
+        eligible: Weight -> mask of what may stay at all: everything where None.
+    """
     _check_share(keep)
-    names = layer_names(net)
-    flow = _Flow(model, net.inputs)
+    flow = _Flow(model, example)
     total = sum(flow.weights[name].numel() for name in names)
-    masks: Masks | None = None
+    masks = eligible
     for k in range(1, rounds + 1):
         scores = flow.scores(names, masks)
         if masks is not None:
