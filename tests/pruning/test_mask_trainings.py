@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from netwright.data import Splits, load
-from netwright.pruning import MaskState, Sparsity, register_elements
+from netwright.pruning import ElementImportance, MaskState, Sparsity
 from netwright.pruning.schedule import Steps, granet
 from netwright.train import Callback, Recipe, State, fit
 
@@ -102,7 +102,6 @@ def test_two_devices_give_a_masked_network_and_the_record(small, digits):
     assert fitted.accuracy > 0.3
 
 
-@register_elements("test-rank")
 def by_rank(model: nn.Module, names: list[str], context: object) -> dict[str, Tensor]:
     """Scores that differ in every process, as those of different examples do."""
     generator = torch.Generator().manual_seed(dist.get_rank() if dist.is_initialized() else 0)
@@ -115,7 +114,7 @@ def one_of_two(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     try:
-        for importance in ("magnitude", "test-rank"):
+        for importance in ("magnitude", "by-rank"):
             torch.save(trained(rank, importance), Path(folder) / f"{importance}-{rank}.pt")
     finally:
         dist.destroy_process_group()
@@ -125,7 +124,9 @@ def trained(rank: int, importance: str) -> dict[str, object]:
     torch.manual_seed(rank)  # the networks begin differently too: DDP sends round that of rank 0
     model = DistributedDataParallel(Small())
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    sparsity = Sparsity(0.2, importance=importance, schedule=granet(every=2), seed=rank)
+    # As an object: what is registered is there for all tests of the process.
+    given = ElementImportance("by rank", by_rank) if importance == "by-rank" else importance
+    sparsity = Sparsity(0.2, importance=given, schedule=granet(every=2), seed=rank)
     sparsity.attach(model, optimizer, 20)
     generator = torch.Generator().manual_seed(100 + rank)
     for _ in range(20):
@@ -140,7 +141,7 @@ def trained(rank: int, importance: str) -> dict[str, object]:
 
 def test_two_processes_of_ddp_agree_on_weights_masks_and_slots(tmp_path):
     mp.spawn(one_of_two, (str(tmp_path),), nprocs=2)
-    for importance in ("magnitude", "test-rank"):
+    for importance in ("magnitude", "by-rank"):
         one, other = (torch.load(tmp_path / f"{importance}-{rank}.pt") for rank in (0, 1))
         learned = {n for n in one["state"] if "running" not in n}  # each has the statistics of its data
         assert all(torch.equal(one["state"][n], other["state"][n]) for n in learned)
