@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import sys
 import tempfile
 import time
@@ -22,11 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netwright.data import Part, Splits
-from netwright.metrics import peak_memory
-from netwright.pruning import MaskState, Sparsity
+from netwright.data import Part, Splits, resize_bicubic
+from netwright.metrics import DeadRates, dead_neurons, peak_memory
+from netwright.models import EDSR, SwinIR
+from netwright.pruning import AP, Context, MaskState, Sparsity, choose, prunable_weights
 from netwright.pruning.cycles import CycleRun, lottery
-from netwright.pruning.schedule import Custom, Event, granet, static
+from netwright.pruning.schedule import Custom, Event, granet, shrink, static
 from netwright.train import Recipe
 
 
@@ -180,6 +182,70 @@ def lottery_rewinding(setting: Setting) -> dict[str, Any]:
         for n, t in early.items()
     )
     return {**found, "weights": sum(run.sizes.values()), "batch": setting.batch, "pixels": 64}
+
+
+@case("activating-while-pruning")
+def activating(setting: Setting) -> dict[str, Any]:
+    """One cycle's pruning of ResNet-50: the host alone, and with a tenth of it by AP; dead neuron rates."""
+    model = resnet50(setting)
+    names = prunable_weights(model)
+    with torch.no_grad():
+        start = {n: p + 1e-3 * torch.randn_like(p) for n, p in model.named_parameters()}
+    context = Context(None, {}, start, 0.8)
+    found: dict[str, Any] = {}
+    for arm, importance in (("host", "magnitude"), ("ap", AP("magnitude", 0.02, exclude=("conv1",)))):
+        with timed(found, arm, setting.device):
+            masks = choose(model, names, 0.8, importance=importance, context=context)
+        found[f"kept_{arm}"] = sum(int(m.sum()) for m in masks.values())
+    with timed(found, "rates", setting.device):
+        rates = DeadRates.together(dead_neurons(model, images(setting, 224)[0]).values())
+    return {
+        **found,
+        "nodes": rates.nodes,
+        "dynamic": rates.dynamic,
+        "held": found["kept_ap"] == found["kept_host"],
+    }
+
+
+def enlarge(model: nn.Module, setting: Setting, pixels: int, exclude: tuple[str, ...]) -> dict[str, Any]:
+    """Three steps of ISS-P to 5 %, the last of which prunes, four times larger from such patches."""
+    model = model.to(setting.device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, betas=(0.9, 0.99), weight_decay=0.0)
+    sparsity = Sparsity(0.05, schedule=shrink(0.95, until=3), allocation="layerwise", exclude=exclude)
+    sparsity.attach(model, optimizer, 3)
+    generator = torch.Generator().manual_seed(0)
+    high = torch.rand(setting.batch, 3, 4 * pixels, 4 * pixels, generator=generator)
+    low = resize_bicubic(high, pixels, pixels).to(setting.device)
+    high = high.to(setting.device)
+    found: dict[str, Any] = {}
+    for i in range(3):
+        optimizer.zero_grad()
+        with timed(found, f"step{i + 1}", setting.device):
+            (model(low) - high).abs().mean().backward()
+            optimizer.step()
+        with timed(found, f"shrink{i + 1}", setting.device):
+            sparsity.step()
+    state = MaskState.of(model)
+    assert state is not None
+    sizes = {n: m.numel() for n, m in state.masks.items()}
+    held = all(
+        size - state.kept[n] == min(math.ceil(0.95 * size - 1e-9), int(0.995 * size))
+        for n, size in sizes.items()
+    )
+    kept, total = sum(state.kept.values()), sum(sizes.values())
+    return {**found, "kept": kept, "weights": total, "held": held, "batch": setting.batch, "pixels": pixels}
+
+
+@case("iss-p-edsr-large")
+def enlarge_edsr(setting: Setting) -> dict[str, Any]:
+    """ISS-P on EDSR-Large, patches of 32 pixels (the paper's are 64)."""
+    return enlarge(EDSR(4), setting, 32, ())
+
+
+@case("iss-p-swinir-light")
+def enlarge_swinir(setting: Setting) -> dict[str, Any]:
+    """ISS-P on SwinIR-Light, patches of 64 pixels, the last convolution not pruned."""
+    return enlarge(SwinIR(4), setting, 64, ("upsample",))
 
 
 def run_case(name: str, setting: Setting, target: str | None = None) -> dict[str, Any]:

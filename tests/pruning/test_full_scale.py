@@ -40,3 +40,18 @@ def test_lottery_tickets_are_rewound(found):
     case = found["lottery-rewinding"]
     assert case["kept0"] == WEIGHTS and case["kept1"] == WEIGHTS - -(-WEIGHTS // 5)
     assert case["held0"] and case["held1"] and case["rewound"]
+
+
+def test_ap_prunes_as_many_as_its_host():
+    pytest.importorskip("torchvision")
+    case = run_case("activating-while-pruning", Setting(batch=1))
+    assert case["kept_host"] == case["kept_ap"] == round(0.8 * WEIGHTS) and case["held"]
+    assert 0 < case["dynamic"] < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"), [("iss-p-edsr-large", 43_070_976), ("iss-p-swinir-light", 854_820)]
+)
+def test_soft_shrinkage_ends_at_its_share_layer_by_layer(name, weights):
+    case = run_case(name, Setting(batch=1))
+    assert case["weights"] == weights and case["held"]
