@@ -25,7 +25,7 @@ from netwright.train import Recipe, evaluate, fit
 
 _LEVEL = 14
 #: The transformer, whose trainings are long, is pruned within one to the share of this level.
-_VIT_LEVEL, _VIT_EPOCHS = 11, 30
+_VIT_LEVEL, _VIT_EPOCHS = 11, 20
 _HOSTS = {"gradient": "snip", "LAMP": "lamp", "SynFlow": "synflow"}
 #: GraNet trains once; so long, in epochs.
 _GRANET_EPOCHS = 60
@@ -207,7 +207,7 @@ def _transformers(run: Run, data: Splits) -> Plot:
 
     for name, activation, count, options in (
         ("ReLU", nn.ReLU, 3, {}),
-        ("GELU", nn.GELU, 2, {"smooth": True, "threshold": _NEARLY}),
+        ("GELU", nn.GELU, 1, {"smooth": True, "threshold": _NEARLY}),
     ):
         with run.timed(f"ViT with {name}"):
             panel = _once(
