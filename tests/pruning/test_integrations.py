@@ -158,7 +158,7 @@ class TestTransformers:
         pytest.importorskip("accelerate")
         return pytest.importorskip("transformers")
 
-    def trainer(self, transformers, folder, callbacks, model=None, **settings):
+    def trainer(self, transformers, folder, callbacks, model=None, items=None, **settings):
         class InOrder(transformers.Trainer):
             def _get_train_sampler(self, *args):
                 return torch.utils.data.SequentialSampler(self.train_dataset)
@@ -177,7 +177,7 @@ class TestTransformers:
             use_cpu=True,
             **{"save_strategy": "no", **settings},
         )
-        return InOrder(model or Answers(), arguments, train_dataset=Items(), callbacks=callbacks)
+        return InOrder(model or Answers(), arguments, train_dataset=items or Items(), callbacks=callbacks)
 
     def test_it_trains_as_a_loop_of_ones_own(self, transformers, tmp_path):
         callback, model = sparsity(), Answers()
@@ -204,6 +204,37 @@ class TestTransformers:
         again, other = Answers(), sparsity()
         rest = self.trainer(transformers, tmp_path, [trainer_callback(other)], again, **settings)
         rest.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+        assert other.changes == callback.changes
+        found = again.state_dict()
+        assert all(torch.equal(t, found[n]) for n, t in whole.state_dict().items())
+
+    def test_a_pretrained_model_is_trained_saved_and_gone_on_with(self, transformers, tmp_path):
+        def bert():
+            torch.manual_seed(0)
+            config = transformers.BertConfig(
+                vocab_size=40,
+                hidden_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=32,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+            )
+            return transformers.BertForMaskedLM(config)  # its head shares the embedding
+
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randint(40, (STEPS * BATCH, 6), generator=generator)
+        items = [{"input_ids": t, "labels": t} for t in tokens]
+        settings = {"save_strategy": "steps", "save_steps": 4}
+        whole, callback = bert(), sparsity()
+        trainer = self.trainer(transformers, tmp_path, [trainer_callback(callback)], whole, items, **settings)
+        trainer.train()
+        state = MaskState.of(whole)
+        assert state.density == pytest.approx(0.25, abs=0.01) and len(callback.changes) > 4
+        assert not any(state.parameter(n)[~m].any() for n, m in state.masks.items())
+        again, other = bert(), sparsity()
+        rest = self.trainer(transformers, tmp_path, [trainer_callback(other)], again, items, **settings)
+        rest.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
         assert other.changes == callback.changes
         found = again.state_dict()
         assert all(torch.equal(t, found[n]) for n, t in whole.state_dict().items())
