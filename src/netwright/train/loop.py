@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from netwright.errors import DataError, UsageError
+from netwright.train.averaging import Average
 from netwright.train.callbacks import Callback
 from netwright.train.launch import Launcher, SingleDevice, launch
 from netwright.train.losses import Distillation, Labels, Objective
@@ -40,8 +41,9 @@ def fit(
     start: int = 0,
     stop: int | None = None,
     optimizer: Mapping[str, Any] | None = None,
+    average: Average | None = None,
 ) -> Fitted:
-    """Train a copy of a network.
+    """Train a copy of a network; masks that it has (see `netwright.pruning.MaskState`) are held.
 
     The same seed on the same machine gives the same weights; a training resumed from its checkpoint gives the
     same weights as one that was never stopped. The global random state is left as it was.
@@ -66,6 +68,7 @@ def fit(
         stop: Steps, those before `start` included, after which the training ends early, with the learning
             rates that the whole training has until then; None trains to the end.
         optimizer: State of the optimiser to begin with, as its ``state_dict`` gave it; fresh where None.
+        average: The moving average to go on with, where the recipe asks for one; it is copied.
 
     Returns:
         The trained network and what happened.
@@ -91,6 +94,7 @@ def fit(
         start=start,
         stop=stop,
         optimizer=optimizer,
+        average=average,
     )
     if len(data.train) < 2:
         raise DataError(f"training needs at least 2 examples, the training split has {len(data.train)}")
