@@ -13,9 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 import netwright as nw
+from netwright import pruning
 from netwright.cli import main
 from netwright.models import ResNetCifar
 from netwright.pruning import MaskState
+from netwright.pruning.cycles import list_cycles
+from netwright.pruning.density_allocation import names as channel_allocations
+from netwright.pruning.schedule import list_schedules
 
 NET = """
 import torch
@@ -269,3 +273,35 @@ def test_masks_on_a_graph_are_refused(tmp_path, capsys):
     assert "not on ONNX graphs" in capsys.readouterr().err
     assert run("prune", path, "--keep", 0.5, "--reinit", "-o", tmp_path / "o.onnx") == 2
     assert "cannot be trained" in capsys.readouterr().err
+
+
+def test_all_choices_are_listed(capsys):
+    found = document(capsys, "list")
+    assert set(found["importance"]) == set(pruning.list_importances())
+    assert set(found["repair"]) == {*pruning.list_repairs(), "fine-tune"}
+    assert {*list_schedules(), *list_cycles(), "mask-sparsity"} == set(found["schedule"])
+    assert set(channel_allocations()) | set(pruning.list_layer_allocations()) == set(found["allocation"])
+    assert all(text for entries in found.values() for text in entries.values())
+    assert document(capsys, "list", "repair") == {"repair": found["repair"]}
+    assert run("list", "schedule") == 0
+    assert "granet" in capsys.readouterr().out
+    assert run("list", "nothing") == 2
+    assert "choose from importance" in capsys.readouterr().err
+
+
+def test_masks_follow_the_dense_network(file, recipe, tmp_path, capsys):
+    networks = []
+    for distill in ((), ("--distill",)):
+        out = tmp_path / "w.safetensors"
+        document(
+            capsys, "prune", file + ":build", "--keep", 0.5, "--granularity", "weight", "--schedule", "cubic",
+            "--data", "digits", "--recipe", recipe, "--device", "cpu", *distill, "-o", out,
+        )  # fmt: skip
+        networks.append(load_file(out)["3.weight"])
+    assert not torch.equal(*networks)
+
+
+def test_levels_have_no_teacher(file, tmp_path, capsys):
+    options = ("--keep", 0.5, "--granularity", "weight", "--schedule", "lottery", "--data", "digits")
+    assert run("prune", file + ":build", *options, "--distill", "-o", tmp_path / "w.safetensors") == 2
+    assert "no teacher" in capsys.readouterr().err

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -6,6 +8,9 @@ from netwright import pruning, structure
 from netwright.errors import BudgetError, StructureError, UsageError
 from netwright.models import ResNetCifar
 from netwright.pruning import score, select
+from netwright.pruning.allocation import allocate
+from netwright.pruning.limits import Limits
+from netwright.pruning.widths import Widths
 from netwright.structure import Budget
 
 
@@ -32,7 +37,15 @@ def test_the_budget_asked_for_is_the_budget_got(net, allocation, metric, wanted)
     keep = select(structure_, scores, Budget(**{metric: wanted}), allocation, round_to=1)
     got = share(structure_, keep, metric)
     assert got <= wanted
-    assert got > 0.98 * wanted
+    if allocation != "cost-aware":
+        assert got > 0.98 * wanted
+        return
+    # The cheap axes are whole: what is left to give are single units of dear ones, of which none fits.
+    widths = Widths(structure_, scores)
+    counts = torch.tensor([int(keep[a.cells[0]].sum()) for a in structure_.prunable])
+    more = counts + torch.eye(len(counts), dtype=torch.int64)
+    more = more[(more <= widths.sizes).all(dim=1)]
+    assert not bool(Limits(widths, Budget(**{metric: wanted})).fits(more).any())
 
 
 @pytest.mark.parametrize("allocation", pruning.list_allocations())
@@ -128,7 +141,7 @@ def test_nothing_can_shrink():
         ({"budget": "none"}, "limits nothing"),
         ({"budget": "latency=0.5"}, "measured"),
         ({"budget": None}, "not understood"),
-        ({"allocation": "fair"}, "choose from global, uniform"),
+        ({"allocation": "fair"}, "choose from cost-aware, global, uniform"),
         ({"round_to": 0}, "not a step"),
         ({"round_to": True}, "not a step"),
     ],
@@ -137,3 +150,21 @@ def test_what_is_refused(net, change, words):
     structure_, scores = net
     with pytest.raises(UsageError, match=words):
         select(structure_, scores, **{"budget": "macs=0.5", **change})
+
+
+def test_cost_aware_prefers_what_is_cheap(net):
+    structure_, _ = net
+    widths = Widths(structure_, torch.ones(structure_.count, dtype=torch.float64))
+    limits = Limits(widths, Budget(macs=0.6))
+    counts = allocate(widths, limits, "cost-aware", round_to=1)
+    dense = structure_.cost(widths.mask(widths.sizes)).macs
+    price = []
+    for axis in range(len(counts)):
+        less = widths.sizes.clone()
+        less[axis] -= 1
+        price.append(dense - structure_.cost(widths.mask(less)).macs)
+    # All scores alike: the dearest axes shrink to the floor first, the cheapest stay whole longest.
+    order = sorted(range(len(counts)), key=lambda a: price[a])
+    shares = [float(counts[a] / widths.sizes[a]) for a in order]
+    assert shares[0] == 1 and shares[-1] < 0.2
+    assert sum(a < b - 1e-9 for a, b in itertools.pairwise(shares)) <= 1  # what was given back

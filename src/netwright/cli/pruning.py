@@ -112,8 +112,8 @@ def prune(
         "recipe": _training(epochs, recipe, seed, tuned=not masks and not reinit),
     }
     if masks:
-        _check_masks(graph, repair, reinit, distill, round_to, heads)
-        settings["select"] = select or None
+        _check_masks(graph, repair, reinit, round_to, heads)
+        settings |= {"select": select or None, "distill": distill}
     else:
         if select:
             raise UsageError("--select names weights to mask", "leave channels out with --exclude")
@@ -212,9 +212,7 @@ def _training(epochs: int | None, path: Path | None, seed: int, tuned: bool) -> 
     return Recipe.from_json({**dataclasses.asdict(base), "seed": seed, **fields})
 
 
-def _check_masks(
-    graph: bool, repair: str, reinit: bool, distill: bool, round_to: int | None, heads: str
-) -> None:
+def _check_masks(graph: bool, repair: str, reinit: bool, round_to: int | None, heads: str) -> None:
     """Refuse options of removed channels where something finer is masked.
 
     Raises:
@@ -225,7 +223,6 @@ def _check_masks(
     given = {
         "--repair": repair != "auto",
         "--reinit": reinit,
-        "--distill": distill,
         "--round-to": round_to is not None,
         "--heads": heads != "auto",
     }

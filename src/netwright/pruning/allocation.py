@@ -79,10 +79,32 @@ def global_threshold(widths: Widths, steps: Tensor, least: Tensor, fits: Callabl
 
     Where the budget asks for less than a tenth of everything, all axes shrink alike below it.
     """
+    return _threshold(widths.curve, widths, steps, least, fits)
+
+
+@register_allocation("cost-aware")
+def cost_aware(widths: Widths, steps: Tensor, least: Tensor, fits: Callable[[Tensor], bool]) -> Tensor:
+    """As "global", with every score divided by the multiply-accumulates that a unit of its axis costs.
+
+    Units are priced by what the dense network saves without one of them; where none saves any, by their
+    parameters.
+    """
+    settings = torch.cat([widths.sizes[None], widths.sizes - torch.eye(len(widths.sizes)).long()])
+    cost = widths.net.costs(widths.mask(settings.clamp(min=1))).double()  # (1 + A, 3)
+    price = (cost[:1] - cost[1:])[:, :2]  # (A, 2)
+    price = price[:, 0] if bool((price[:, 0] > 0).any()) else price[:, 1]
+    price = price.clamp(min=float(price[price > 0].min()) if bool((price > 0).any()) else 1.0)
+    return _threshold(widths.curve / price[widths.slot_axis], widths, steps, least, fits)
+
+
+def _threshold(
+    curve: Tensor, widths: Widths, steps: Tensor, least: Tensor, fits: Callable[[Tensor], bool]
+) -> Tensor:
+    """What lies above one threshold of a curve (S,), but of every axis at least `FLOOR`."""
     floor = widths.rounded(widths.sizes * FLOOR, steps, least)
     if not fits(floor):
         return _bisect_share(lambda s: widths.rounded(widths.sizes * s, steps, least), fits, 0.0, FLOOR)
-    order = torch.argsort(widths.curve, descending=True, stable=True)
+    order = torch.argsort(curve, descending=True, stable=True)
     owner = widths.slot_axis[order]
 
     def at(slots: int) -> Tensor:

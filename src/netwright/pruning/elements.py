@@ -224,6 +224,7 @@ def learned(scores: Mapping[str, Tensor]) -> ElementImportance:
 
 @register_elements("learned")
 def _learned(model: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
+    """|s| of scores that were trained in place of the weights; given as an object, from Python."""
     raise UsageError(
         "learned scores have to be given",
         "train them with netwright.pruning.supermask, and give importance=learned(scores_in(network))",
@@ -232,4 +233,5 @@ def _learned(model: nn.Module, names: Sequence[str], context: Context) -> dict[s
 
 @register_elements("movement", since_start=True)
 def _movement(model: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
+    """|w - w'|, how far a weight moved since the beginning of the cycle."""
     return movement().function(model, names, context)

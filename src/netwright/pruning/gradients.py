@@ -208,16 +208,19 @@ def synflow(model: nn.Module, names: Sequence[str], context: Context) -> Gradien
 
 @register_elements("taylor", needs="labels")
 def _taylor(model: nn.Module, names: Sequence[str], context: Context) -> Gradients:
+    """|w g|, g the gradient of a batch: what the loss would change without a weight, to first order."""
     return taylor().function(model, names, context)
 
 
 @register_elements("grasp", needs="labels")
 def _grasp(model: nn.Module, names: Sequence[str], context: Context) -> Gradients:
+    """The signed product w Hg: what removing a weight does to the flow of the gradient."""
     return grasp().function(model, names, context)
 
 
 @register_elements("crop", needs="labels")
 def _crop(model: nn.Module, names: Sequence[str], context: Context) -> Gradients:
+    """|w Hg|: how much removing a weight changes the flow of the gradient, either way."""
     return crop_flow().function(model, names, context)
 
 

@@ -33,6 +33,7 @@ class Event:
         limit: Of the penalty.
         sample: Take the thresholds of shrinking and penalties from this share of each layer's weights.
         restore: Put all masks back to one before pruning.
+        reactivate: Put them back to one after pruning, once they are recorded.
         importance: Score with this instead of the run's importance.
         allocation: Allocate with this instead of the run's allocation.
         rounds: Prune in so many rounds, the share falling by the same factor, scoring anew in each.
@@ -46,6 +47,7 @@ class Event:
     limit: float = math.inf
     sample: float = 1.0
     restore: bool = False
+    reactivate: bool = False
     importance: Any = None
     allocation: Any = None
     rounds: int = 1
@@ -241,32 +243,43 @@ class Penalise(Schedule):
 class Steps(Schedule):
     """Prune a fixed share more at regular times; between them masked weights may train on.
 
+    Y. Fu et al., SuperTickets, ECCV 2022.
+
     Attributes:
         every: Steps between two prunings.
         size: How much sparser each time, as a share of all weights.
-        reactivate: Put the masks back to one after each pruning but the last (masks are soft then).
+        reactivate: What becomes of pruned weights; the last masks stay in any case. True puts the masks back
+            to one as soon as a pruning is recorded: the weights have their values and train on, and the
+            training is that of a network without masks. "next" leaves them masked until the next pruning,
+            which chooses among all weights, these with the values that they had. False never gives them back.
+            Masks are soft unless it is False.
         retrain: Leave this share of the training for the final masks.
     """
 
     every: When = 0.1
     size: float = 0.1
-    reactivate: bool = True
+    reactivate: bool | Literal["next"] = True
     retrain: When = 0.0
 
     @property
     def soft(self) -> bool:  # type: ignore[override]
         """Reactivated weights must have kept their values."""
-        return self.reactivate
+        return bool(self.reactivate)
+
+    def __post_init__(self) -> None:
+        if self.reactivate not in (True, False, "next"):
+            raise UsageError(f"reactivate={self.reactivate!r} is not known", 'give True, "next" or False')
 
     def event(self, step: int, steps: int, keep: float) -> Event | None:
         """See `Schedule.event`."""
         every = max(steps_at(self.every, steps), 1)
         last = steps - steps_at(self.retrain, steps)
         if step == last:
-            return Event(keep, restore=self.reactivate)
+            return Event(keep, restore=self.soft)
         if step > last or step == 0 or step % every:
             return None
-        return Event(max(1 - self.size * (step // every), keep), restore=self.reactivate)
+        share = max(round(1 - self.size * (step // every), 12), keep)
+        return Event(share, restore=self.soft, reactivate=self.reactivate is True)
 
 
 @dataclass(frozen=True)
@@ -388,6 +401,11 @@ class Custom(Schedule):
 def list_schedules() -> list[str]:
     """Names of all schedules of one training, in alphabetical order."""
     return sorted(_NAMED)
+
+
+def explain_schedule(name: str) -> str:
+    """One line on a schedule of that name."""
+    return (_NAMED[name].__doc__ or "").partition("\n")[0]
 
 
 def find_schedule(schedule: str | Schedule) -> Schedule:

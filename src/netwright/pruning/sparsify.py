@@ -34,6 +34,9 @@ NO_FASTER = (
     "netwright.pruning.accelerate_sparse(model, example=...)"
 )
 
+#: The share of the loss that follows the dense network, where the recipe does not say.
+DISTILL = 0.5
+
 
 def sparsify(
     model: nn.Module,
@@ -49,6 +52,7 @@ def sparsify(
     select: str | Sequence[str] | None = None,
     exclude: Iterable[str] = (),
     recipe: Recipe | None = None,
+    distill: bool = False,
     seed: int = 0,
     device: str | torch.device = "auto",
     checkpoint: Path | None = None,
@@ -76,6 +80,7 @@ def sparsify(
         select: Only these weights: patterns of names; ``i2h`` and ``h2h`` of recurrent layers.
         exclude: Weights that are left alone.
         recipe: How to train; ``one-shot`` trains only where one is given.
+        distill: Follow the dense network's answers in that training.
         seed: Of what is drawn at random.
         device: Where to train.
         checkpoint: File to resume the training from; a folder of them where a schedule trains several times.
@@ -99,7 +104,12 @@ def sparsify(
     names = prunable_weights(model, select=select, exclude=exclude)
     net = trace(model, example) if example is not None else None
     share = _share(model, names, net, budget, keep, pattern)
-    trains = recipe is not None or plan.trains or cycles is not None
+    trains = recipe is not None or plan.trains or cycles is not None or distill
+    if distill and cycles is not None:
+        raise UsageError(
+            "the dense network is one of the levels: there is no teacher before it is trained",
+            "leave distill out, or take a schedule of one training",
+        )
     if trains and not isinstance(data, Splits):
         raise UsageError(
             f"schedule {schedule!r} trains, and there are no data to train on",
@@ -142,8 +152,11 @@ def sparsify(
             data=examples,
             seed=seed,
         )
-        recipe = dataclasses.replace(recipe or Recipe(), seed=seed) if recipe is None else recipe
-        fitted = fit(sparse, data, recipe, device=device, checkpoint=checkpoint, callbacks=[callback])
+        recipe = following(recipe or Recipe(seed=seed), distill)
+        teacher = model if distill else None
+        fitted = fit(
+            sparse, data, recipe, teacher=teacher, device=device, checkpoint=checkpoint, callbacks=[callback]
+        )
         sparse, history, changes = fitted.model, fitted.history, callback.changes
     else:
         for stays in Event(share, rounds=plan.rounds).shares:
@@ -175,6 +188,15 @@ def sparsify(
         time.perf_counter() - begun,
         levels,
         ticket,
+    )
+
+
+def following(recipe: Recipe, distill: bool) -> Recipe:
+    """The recipe, with a share for the teacher where there is one and the recipe names none."""
+    return (
+        dataclasses.replace(recipe, distill_weight=DISTILL)
+        if distill and not recipe.distill_weight
+        else recipe
     )
 
 

@@ -22,6 +22,7 @@ from netwright.pruning.mask_sparsity import mask_sparsity
 from netwright.pruning.mask_state import MaskState
 from netwright.pruning.result import Pruned
 from netwright.pruning.schedule import Schedule, list_schedules
+from netwright.pruning.sparsify import following
 from netwright.pruning.sparsity import Sparsity
 from netwright.pruning.stages import in_stages
 from netwright.structure import Budget
@@ -30,8 +31,6 @@ from netwright.train import Recipe, fit
 
 #: How a pruned network is trained on where no recipe is given.
 FINE_TUNE = Recipe(epochs=5, lr=0.01)
-#: The share of the loss that follows the dense network, where the recipe does not say.
-DISTILL = 0.5
 
 
 def prune(
@@ -71,7 +70,8 @@ def prune(
             examples) that returns one score for every class.
         granularity: "channel", or a `Channel`, which says how the scores of tied parameters are aggregated
             and axes made comparable. Whatever is finer keeps the shapes: see `sparsify`.
-        allocation: "global" sets one threshold over all axes, "uniform" keeps the same share of each. "er",
+        allocation: "global" sets one threshold over all axes, "cost-aware" over scores for their price in
+            multiply-accumulates, "uniform" keeps the same share of each. "er",
             "erk", "uniform-plus" and the like, the densities of weights (a dict) or of another importance
             ("from-snip"; "from-scores" for the same one) are realised by the widths at both ends of the
             layers; "convex" are the widths that carry most of SynFlow's flow.
@@ -287,8 +287,7 @@ def _trainer(
     dense: nn.Module, data: Splits, recipe: Recipe, distill: bool, device: str | torch.device
 ) -> Callable[[nn.Module], tuple[nn.Module, list[dict[str, Any]]]]:
     """Trains a network: -> the trained one, where the dense one is, and its history."""
-    if distill and not recipe.distill_weight:
-        recipe = dataclasses.replace(recipe, distill_weight=DISTILL)
+    recipe = following(recipe, distill)
     home = next((p.device for p in dense.parameters()), torch.device("cpu"))
 
     def train(network: nn.Module) -> tuple[nn.Module, list[dict[str, Any]]]:
