@@ -303,8 +303,29 @@ def test_plasticity_is_the_accuracy_gained_since_the_checkpoint():
     # The same points, all but everything pruned: less is left to recover with.
     harder = plasticity(model, snapshots.taken, splits, recipe, prune=0.98, steps=20, device="cpu")
     assert harder[1].after < found[1].after
+    whole = plasticity(
+        model, snapshots.taken, splits, recipe, prune=0.98, steps=20, regenerate="all", device="cpu"
+    )
+    assert whole[1].after > harder[1].after
     with pytest.raises(UsageError, match="ended"):
         plasticity(model, {48: snapshots.taken[16]}, splits, recipe, steps=20, device="cpu")
+
+
+def test_what_is_pruned_and_put_back_begins_anew_at_zero():
+    event = schedules.Event
+    plan = schedules.Custom(events={2: event(0.1), 3: event(restore=True)})
+    found = {}
+
+    def look(sparsity, model, optimizer, before):
+        found[sparsity.changes[-1].step] = copy.deepcopy(model.state_dict())
+
+    model, _ = walk(plan, look=look, steps=4)
+    pruned, back = masks_in(found[2]), masks_in(found[3])
+    assert all(bool(m.all()) for m in back.values()) and not all(bool(m.all()) for m in pruned.values())
+    for name, mask in pruned.items():
+        assert not found[3][name][~mask].any()
+    after = dict(model.named_parameters())
+    assert any(bool(after[n][~m].any()) for n, m in pruned.items()), "and trains on from there"
 
 
 def test_a_training_that_stops_early_is_the_beginning_of_the_whole():

@@ -12,6 +12,7 @@ from torch import nn
 
 from netwright.data import Splits
 from netwright.models import ResNetCifar
+from netwright.papers.granet_plasticity import plasticity_at_half
 from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Cell, Run
 from netwright.papers.sparse_parts import (
@@ -23,16 +24,16 @@ from netwright.papers.sparse_parts import (
     paired,
     single_thread,
 )
-from netwright.pruning import Sparsity, TrainingCost, plasticity
+from netwright.pruning import Sparsity, TrainingCost
 from netwright.pruning import schedule as schedules
 from netwright.pruning.initialisation import reinitialise_
 from netwright.pruning.schedule import Custom, Event, Gradual
 from netwright.structure import trace
-from netwright.train import Callback, Recipe, Snapshots, cross_entropy, evaluate, fit
+from netwright.train import Callback, Recipe, cross_entropy, evaluate, fit
 
 STATIC, RIGL, RIGL_OWN = "static", "RigL", "RigL, rate 0.3"
 GMP, GMP_HALF, GRANET = "GMP", "GMP from 50 %", "GraNet from 50 %"
-_WIDTHS = (64, 300, 100, 10)
+WIDTHS = (64, 300, 100, 10)
 _SHARES = (0.05, 0.02, 0.01)
 #: Where pruning and regrowth end, and the time between two events, as shares of the training.
 _END, _EVERY = 0.6, 0.025
@@ -71,17 +72,12 @@ def measure(run: Run) -> None:
     with single_thread():
         panels = _digits(run)
         panels += _fashion(run)
-        panels.append(_half(run))
+        panels.append(plasticity_at_half(run))
     run.plot(figure("GraNet", panels, columns=2, width=520, height=320))
 
 
-def further(run: Run) -> None:
-    """The plasticity panel in full."""
-    with single_thread():
-        _plasticity(run)
-
-
-def _recipe(run: Run, epochs: int) -> Recipe:
+def digits_recipe(run: Run, epochs: int) -> Recipe:
+    """How perceptrons are trained on digits."""
     return Recipe(
         epochs=2 if run.quick else epochs,
         batch_size=64,
@@ -93,9 +89,9 @@ def _recipe(run: Run, epochs: int) -> Recipe:
 
 
 def _digits(run: Run) -> list[Panel]:
-    data, recipe = digits(run.quick), _recipe(run, 40)
+    data, recipe = digits(run.quick), digits_recipe(run, 40)
     run.settings["digits"] = {
-        "network": "-".join(map(str, _WIDTHS)),
+        "network": "-".join(map(str, WIDTHS)),
         "train": len(data.train),
         "test": len(data.test),
         "recipe": dataclasses.asdict(recipe),
@@ -103,13 +99,13 @@ def _digits(run: Run) -> list[Panel]:
     }
     panels = []
     few, many = run.seeds(5), run.seeds(20)
-    dense = [_train(run, mlp(_WIDTHS, s), data, recipe, s, None, 1.0)[0] for s in few]
+    dense = [_train(run, mlp(WIDTHS, s), data, recipe, s, None, 1.0)[0] for s in few]
     for share in _SHARES[2:] if run.quick else _SHARES:
         found = Panels({"dense": dense})
         for name, schedule in arms().items():
             # The one difference that is not clear-cut gets more seeds.
             seeds = many if share == 0.01 and name in (GMP, GMP_HALF, GRANET) else few
-            train_arm(run, found, name, schedule, share, data, recipe, seeds, lambda s: mlp(_WIDTHS, s))
+            train_arm(run, found, name, schedule, share, data, recipe, seeds, lambda s: mlp(WIDTHS, s))
         where = f"digits, {share * 100:.0f} % kept"
         report(run, where, found)
         panels.append(bars(where, found))
@@ -249,114 +245,3 @@ def regeneration_seconds(run: Run, model: nn.Module, data: Splits, recipe: Recip
             seconds = time.process_time() - begun
             best[rate] = min(best.get(rate, seconds), seconds)
     return max(best[0.5] - best[0.0], 0.0)
-
-
-def _half(run: Run) -> Panel:
-    """Plasticity when one half is pruned at several epochs, with and without regeneration."""
-    panel = Panel("Plasticity, digits, 50 % pruned", "points of accuracy", x="epochs before")
-    found = _recover(run, (5, 15, 25, 35), (0.5,), ("magnitude",), (None,))
-    rows: list[tuple[Cell, ...]] = []
-    for regrow in (False, True):
-        gains = found[0.5, "magnitude", None, regrow]
-        epochs = sorted(gains)
-        label = "with regeneration" if regrow else "without"
-        panel.line(label, [(e, 100 * mean_deviation(gains[e])[0]) for e in epochs])
-        rows.append((label, *(100 * mean_deviation(gains[e])[0] for e in epochs)))
-    run.table(panel.title, ("", *(f"epoch {e}" for e in epochs)), rows, _PLASTICITY_NOTE)
-    value, half = _difference(found[0.5, "magnitude", None, True], found[0.5, "magnitude", None, False])
-    run.measure("plasticity gained by regeneration, 50 % pruned", value, half)
-    return panel
-
-
-_PLASTICITY_NOTE = (
-    "Accuracy after pruning and four more epochs above that before, in points. Regeneration exchanges the "
-    "share of GraNet's cosine at that step."
-)
-Gains = dict[int, list[float]]
-_LARGE, _SMALL = 0.1, 0.001
-
-
-def _recover(
-    run: Run,
-    epochs: Sequence[int],
-    shares: Sequence[float],
-    importances: Sequence[str],
-    rates: Sequence[float | None],
-) -> dict[tuple[float, str, float | None, bool], Gains]:
-    """Prune a training of the digits' perceptron at some epochs; gains of every seed, by what was done."""
-    data, recipe = digits(run.quick), _recipe(run, 40)
-    per_epoch = -(-len(data.train) // recipe.batch_size)
-    epochs = (1,) if run.quick else epochs
-    after = 1 if run.quick else 4
-    found: dict[tuple[float, str, float | None, bool], Gains] = {}
-    for seed in run.seeds(5):
-        recipe = dataclasses.replace(recipe, seed=seed)
-        snapshots = Snapshots([e * per_epoch for e in epochs], optimizer=True)
-        model = mlp(_WIDTHS, seed)
-        fit(model, data, recipe, device=run.device, callbacks=[snapshots], stop=(max(epochs) + 1) * per_epoch)
-        for share in shares:
-            for importance in importances:
-                for lr in rates:
-                    for regrow in (False, True):
-                        gains = found.setdefault((share, importance, lr, regrow), {})
-                        for epoch in epochs:
-                            step = epoch * per_epoch
-                            rate = schedules.granet().exchanged(step, recipe.epochs * per_epoch)
-                            (one,) = plasticity(
-                                model,
-                                {step: snapshots.taken[step]},
-                                data,
-                                recipe,
-                                prune=share,
-                                steps=min(after, recipe.epochs - epoch) * per_epoch,
-                                regenerate=rate if regrow else 0.0,
-                                importance=importance,
-                                lr=lr,
-                                optimizers=snapshots.optimizers,
-                                judge=data.test,
-                                seed=seed,
-                                device=run.device,
-                            )
-                            gains.setdefault(epoch, []).append(one.gain)
-    return found
-
-
-def _difference(one: Gains, other: Gains) -> tuple[float, float]:
-    """Mean difference over the epochs, seed by seed."""
-    means = [
-        [sum(values) / len(gains) for values in zip(*gains.values(), strict=True)] for gains in (one, other)
-    ]
-    return paired(*means)
-
-
-def _plasticity(run: Run) -> None:
-    shares = (0.5,) if run.quick else (0.2, 0.5, 0.9, 0.98)
-    found = _recover(run, (10, 20, 30), shares, ("magnitude", "random"), (_LARGE, _SMALL))
-    rows: list[tuple[Cell, ...]] = []
-    panels = []
-    for importance in ("magnitude", "random"):
-        panel = Panel(f"Plasticity, digits, {importance}", "points", x="share pruned")
-        for lr in (_LARGE, _SMALL):
-            for regrow in (False, True):
-                points = []
-                for share in shares:
-                    gains = found[share, importance, lr, regrow]
-                    mean = 100 * sum(map(sum, gains.values())) / sum(map(len, gains.values()))
-                    points.append((share, mean))
-                label = f"rate {lr:g}, {'with' if regrow else 'without'} regeneration"
-                panel.line(label, points)
-                rows.append((importance, label, *(mean for _, mean in points)))
-        panels.append(panel)
-    columns = ("pruned by", "trained on with", *(f"{100 * s:.0f} %" for s in shares))
-    run.table("Plasticity in points, mean over epochs 10, 20 and 30", columns, rows, _PLASTICITY_NOTE)
-    for share in shares:
-        with_, without = (found[share, "magnitude", _LARGE, regrow] for regrow in (True, False))
-        small = found[share, "magnitude", _SMALL, False]
-        name = f"{100 * share:.0f} % pruned"
-        run.measure(f"plasticity gained by regeneration, {name}, large rate", *_difference(with_, without))
-        run.measure(f"plasticity lost by a small rate, {name}", *_difference(without, small))
-        gain, half = _difference(*(found[share, "random", _LARGE, regrow] for regrow in (True, False)))
-        run.tried(
-            f"{name} at random, large rate: regeneration gains {100 * gain:+.2f} ± {100 * half:.2f} points"
-        )
-    run.plot(figure("Pruning plasticity", panels, columns=2, width=520, height=320))

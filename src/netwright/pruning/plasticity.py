@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ def plasticity(
     *,
     prune: float = 0.5,
     steps: int = 100,
-    regenerate: float = 0.0,
+    regenerate: float | Literal["all"] = 0.0,
     by: Growth = "gradient",
     importance: Any = "magnitude",
     allocation: Allocations = "global",
@@ -73,7 +73,9 @@ def plasticity(
         recipe: Of the whole training; its learning rates are gone on with.
         prune: Share of the weights that goes.
         steps: How long each is trained.
-        regenerate: Share of each layer's remaining weights that is dropped and grown anew at once.
+        regenerate: Share of each layer's remaining weights that is dropped and grown anew at once; with
+            "all", as many grow as were pruned, as in the paper's experiment: of a dense network every weight
+            that was pruned begins anew at zero, one step later.
         by: What decides where to grow.
         importance: What goes first.
         allocation: How the share is spread.
@@ -96,12 +98,14 @@ def plasticity(
     found, model = [], copy.deepcopy(model)
     for step in sorted(checkpoints):
         model.load_state_dict(checkpoints[step])
-        event = Event(1 - prune, regenerate, by)
+        events = {step + 1: Event(1 - prune, 0.0 if regenerate == "all" else regenerate, by)}
+        if regenerate == "all":
+            events[step + 2] = Event(restore=True)
         sparse = Sparsity(
             1 - prune,
             importance=importance,
             allocation=allocation,
-            schedule=Custom(events={step + 1: event}),
+            schedule=Custom(events=events),
             exclude=exclude,
             seed=seed,
         )
