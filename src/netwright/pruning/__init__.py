@@ -5,7 +5,7 @@ from netwright.pruning.activate import AP
 from netwright.pruning.allocation import list_allocations, register_allocation, select
 from netwright.pruning.choosing import choose, prunable_weights
 from netwright.pruning.cycles import CycleRun, Cycles, Ticket, iterative, lottery
-from netwright.pruning.elements import Context, ElementImportance, movement, register_elements
+from netwright.pruning.elements import Context, ElementImportance, learned, movement, register_elements
 from netwright.pruning.examples import Examples
 from netwright.pruning.granularity import NM, Block, Channel, Granularity, Slices
 from netwright.pruning.importance import (
@@ -74,6 +74,7 @@ __all__ = [
     "initial_loss",
     "iterative",
     "layer_counts",
+    "learned",
     "lightning_callback",
     "list_allocations",
     "list_importances",
