@@ -47,6 +47,7 @@ class Unlabelled:
     def __init__(self, part: Part) -> None:
         self.part = part
         self.labelled = False
+        self.numbers = False
         self.shape = part.shape
 
     def __len__(self) -> int:
