@@ -44,7 +44,7 @@ def test_lottery_tickets_are_rewound(found):
 
 def test_ap_prunes_as_many_as_its_host():
     pytest.importorskip("torchvision")
-    case = run_case("activating-while-pruning", Setting(batch=1))
+    case = run_case("activating-while-pruning", SETTING)
     assert case["kept_host"] == case["kept_ap"] == round(0.8 * WEIGHTS) and case["held"]
     assert 0 < case["dynamic"] < 1
 

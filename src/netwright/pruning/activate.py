@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from netwright.errors import UsageError
 from netwright.pruning.elements import Context, ElementImportance, movement, scores_of
 from netwright.pruning.importance import find_elements
+from netwright.pruning.selection import top_k
 
 
 def AP(  # noqa: N802 - the method's name
@@ -90,7 +91,7 @@ def AP(  # noqa: N802 - the method's name
 
 
 def _waking(flat: Tensor, merits: Tensor, alive: Tensor, going: int, chosen: int) -> Tensor:
-    """Indices of what the waking half prunes.
+    """Indices of what the waking half prunes, the least moved first.
 
     Args:
         flat: Scores of the host, (N,).
@@ -99,12 +100,11 @@ def _waking(flat: Tensor, merits: Tensor, alive: Tensor, going: int, chosen: int
         going: How many go in all.
         chosen: How many of these the waking half chooses.
     """
-    order = flat.masked_fill(~alive, torch.inf).argsort(stable=True)
     # The host goes first, and further where the rest has too few candidates for the waking half.
-    left = merits.clone()
-    left[order[: going - chosen]] = torch.inf
-    found = left.argsort(stable=True)[:chosen]
-    return found[torch.isfinite(left[found])]
+    stays = top_k(flat.masked_fill(~alive, -torch.inf), int(alive.sum()) - (going - chosen))
+    left = merits.masked_fill(~stays, torch.inf)
+    found = (top_k(-left, chosen) & torch.isfinite(left)).nonzero().reshape(-1)
+    return found[left[found].argsort(stable=True)]
 
 
 def _joined(parts: Mapping[str, Tensor]) -> Tensor:
