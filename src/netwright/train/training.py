@@ -97,6 +97,7 @@ class Job:
     start: int = 0
     stop: int | None = None
     optimizer: Mapping[str, Any] | None = None
+    average: Average | None = None
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -141,6 +142,9 @@ class Training:
             self.runtime.place(copy.deepcopy(job.teacher)).eval() if uses_teacher and job.teacher else None
         )
         self.average = Average(self.model, recipe.ema) if recipe.ema > 0 else None
+        if self.average is not None and job.average is not None:
+            self.average.model.load_state_dict(job.average.model.state_dict())
+            self.average.updates = job.average.updates
         self.optimizer = build_optimizer(self.model, recipe)
         if not any(getattr(callback, "holds_masks", False) for callback in job.callbacks):
             for part in self.model.modules():
