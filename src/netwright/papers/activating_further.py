@@ -12,7 +12,8 @@ from netwright._imports import require
 from netwright.data import Splits
 from netwright.metrics import DeadRates, dead_neurons
 from netwright.papers.activating_parts import AWAKE, HOST, P, Panel, Point, Q, train_panel
-from netwright.papers.activating_small import WIDTHS, recipe
+from netwright.papers.activating_small import WIDTHS
+from netwright.papers.activating_small import recipe as ordinary
 from netwright.papers.plot import Panel as Plot
 from netwright.papers.plot import figure
 from netwright.papers.run import Cell, Run
@@ -32,6 +33,11 @@ _GRANET_EPOCHS = 60
 #: An output of GELU this small counts as dead: our definition, the paper has none.
 _NEARLY = 0.01
 ALONE, KEPT, LITE = "AP alone", "AP without rewinding", "AP, last cycle only"
+
+
+def recipe(run: Run, seed: int) -> Recipe:
+    """The ordinary run's in two thirds of its epochs: there are many arms."""
+    return dataclasses.replace(ordinary(run, seed), epochs=2 if run.quick else 10)
 
 
 def measure(run: Run) -> None:
