@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 
 import numpy as np
@@ -31,6 +32,16 @@ def test_a_near_miss_is_one_letter_away_from_a_valid_string(embedded: bool) -> N
         assert any(grammar.accepts(string[:k] + letter + string[k + 1 :]) for k, letter in places)
 
 
+@pytest.mark.parametrize(("count", "longest"), [(1_000, 54), (4_000, 24)])
+def test_length_tells_nothing(count: int, longest: int) -> None:
+    """Valid strings that are different run out among the short ones; near misses never would."""
+    strings, valid = reber_strings(count, 0, longest=longest)
+    lengths = [
+        collections.Counter(len(s) for s, v in zip(strings, valid, strict=True) if v == k) for k in (0, 1)
+    ]
+    assert lengths[0] == lengths[1] and len(lengths[0]) > 10
+
+
 def test_the_automaton_knows_strings_of_the_literature() -> None:
     assert all(map(REBER.accepts, ("BTXSE", "BPVVE", "BTSSXXTVVE", "BPTVPXVPXTVPXTTTTTTVPSE")))
     assert not any(map(REBER.accepts, ("", "B", "BTXS", "BTXSEE", "BPVPXTTVPSX", "TXSE", "BPTVPXVPXTTVXVE")))
@@ -45,7 +56,7 @@ def test_counting_letters_does_not_tell_all_of_them_apart() -> None:
     strings, valid = reber_strings(3_000, 0)
     counts = np.array([[s.count(letter) for letter in REBER.letters] for s in strings])
     model = LogisticRegression(max_iter=1_000).fit(counts[:2_000], valid[:2_000])
-    assert model.score(counts[2_000:], valid[2_000:]) < 0.92
+    assert model.score(counts[2_000:], valid[2_000:]) < 0.75
 
 
 def test_strings_of_a_length_are_drawn_evenly() -> None:
@@ -56,7 +67,7 @@ def test_strings_of_a_length_are_drawn_evenly() -> None:
     drawn = [REBER.draw_length(rng, 8) for _ in range(200 * len(every))]
     assert set(drawn) == every
     assert all(abs(drawn.count(word) - 200) < 4.5 * 200**0.5 for word in every)
-    assert REBER.draw_length(rng, 4) is None, "the shortest have five"
+    assert REBER.draw_length(rng, 4) == "", "the shortest have five"
 
 
 def test_there_are_as_many_strings_as_the_thesis_has() -> None:

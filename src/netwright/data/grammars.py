@@ -1,7 +1,7 @@
 """Strings of the Reber grammar and near misses.
 
-One wrong letter also changes the counts of letters, which the grammar ties together: counts alone tell nine
-of ten strings of the plain grammar. The rest takes the order.
+One wrong letter also changes the counts of letters, which the grammar ties together: counts alone tell two
+thirds of the strings of the plain grammar. The rest takes the order.
 
 A. S. Reber, Implicit learning of artificial grammars, Journal of Verbal Learning and Verbal Behavior 6, 1967;
 the embedded grammar is that of S. Hochreiter and J. Schmidhuber, Long Short-Term Memory, Neural Computation
@@ -64,17 +64,20 @@ class Grammar:
             letters.append(letter)
         return "".join(letters)
 
-    def draw_length(self, rng: np.random.Generator, length: int) -> str | None:
-        """A string of so many letters, all of them with the same chance; None where there is none."""
+    def draw_length(self, rng: np.random.Generator, length: int) -> str:
+        """A string of so many letters, all of them with the same chance; empty where there is none."""
         if not self._ways(length)[0]:
-            return None
+            return ""
         state, letters = 0, []
         for left in range(length - 1, -1, -1):
             ways = self._ways(left)
-            weights = np.array([float(ways[target]) for _, target in self._choices[state]])
-            at = int(rng.choice(len(weights), p=weights / weights.sum()))
-            letter, state = self._choices[state][at]
-            letters.append(letter)
+            at = rng.random() * self._ways(left + 1)[state]
+            for letter, target in self._choices[state]:
+                chosen, at = (letter, target), at - ways[target]
+                if at < 0 and ways[target]:
+                    break
+            letters.append(chosen[0])
+            state = chosen[1]
         return "".join(letters)
 
     def _ways(self, length: int) -> list[int]:
@@ -128,9 +131,10 @@ def reber_strings(
 ) -> tuple[list[str], list[int]]:
     """Draw different strings, every second one a near miss.
 
-    A near miss is a valid string with one letter, neither the first nor the last, replaced by another letter
-    of the grammar so that the automaton rejects it. Strings are walks through the automaton, most of them
-    short, until a thousand walks find no new one; from there on every length is as likely.
+    Valid strings are walks through the automaton, most of them short, until a thousand walks find no new one;
+    from there on every length is as likely. A near miss is another valid string of the same length as the one
+    before, with one letter, neither the first nor the last, replaced by another letter of the grammar so that
+    the automaton rejects it: the lengths of both kinds are the same, so that length tells nothing.
 
     Args:
         count: How many.
@@ -148,19 +152,22 @@ def reber_strings(
     grammar = EMBEDDED_REBER if embedded else REBER
     rng = np.random.default_rng(seed)
     strings: dict[str, int] = {}
-    walking = True
+    walking, length = True, 0
     while len(strings) < count:
         valid = len(strings) % 2 == 0
         for _ in range(_TRIES):
-            string = grammar.draw(rng) if walking else _of_any_length(grammar, rng, shortest, longest)
-            if not shortest <= len(string) <= longest:
-                continue
-            string = string if valid else _corrupted(string, grammar, rng)
-            if string not in strings and grammar.accepts(string) == valid:
-                strings[string] = int(valid)
+            if not valid:
+                string = _corrupted(grammar.draw_length(rng, length), grammar, rng)
+            elif walking:
+                string = grammar.draw(rng)
+            else:
+                string = grammar.draw_length(rng, int(rng.integers(shortest, longest + 1)))
+            fits = shortest <= len(string) <= longest and string not in strings
+            if fits and grammar.accepts(string) == valid:
+                strings[string], length = int(valid), len(string)
                 break
         else:
-            if not walking:
+            if not (valid and walking):
                 raise DataError(
                     f"after {len(strings)} strings of {shortest} to {longest} letters hardly any new one is "
                     "found",
@@ -168,11 +175,6 @@ def reber_strings(
                 )
             walking = False
     return list(strings), list(strings.values())
-
-
-def _of_any_length(grammar: Grammar, rng: np.random.Generator, shortest: int, longest: int) -> str:
-    """A string whose length is drawn first; empty where there is none of that length."""
-    return grammar.draw_length(rng, int(rng.integers(shortest, longest + 1))) or ""
 
 
 def _corrupted(string: str, grammar: Grammar, rng: np.random.Generator) -> str:

@@ -1,6 +1,6 @@
 """Sparsity in recurrent networks (#15): pruned at once and retrained, or wired like random graphs.
 
-The ordinary run takes 8,000 Reber strings of at most 30 letters and networks of 3 layers of 32, three seeds;
+The ordinary run takes 8,000 Reber strings of at most 24 letters and networks of 3 layers of 32, three seeds;
 the random graphs are those of GRUs. ``--all`` runs every campaign of pruning with up to three epochs of
 retraining, the graphs of the other cells, and a trained grapheme-to-phoneme network. With ``--data`` the
 thesis' own strings are taken (a folder with its ``train_data.csv`` and ``test_data.csv``), in its sizes.

@@ -39,7 +39,7 @@ class GraphSize:
         lr: Of Adam.
     """
 
-    pairs: int = 15
+    pairs: int = 12
     fewest: int = 10
     most: int = 25
     strings: int = 3_000

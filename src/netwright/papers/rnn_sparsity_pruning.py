@@ -43,7 +43,7 @@ class Size:
     """
 
     strings: int = 8_000
-    longest: int = 30
+    longest: int = 24
     embedding: int = 32
     hidden: int = 32
     layers: int = 3
