@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 
 _LAYERS = 30
 _WIDTH = 110
-#: Said once: nobody should take zeros for speed.
-DENSE = (
-    "zeros make no network faster on dense kernels; its size on disk falls where masks are packed (a folder)"
-)
 
 
 def write(sparse: Sparse, path: Path, kind: str, example: Any) -> None:

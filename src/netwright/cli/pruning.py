@@ -129,8 +129,6 @@ def prune(
     written: Any = masked if masks else removed
     written.write(done, output, kind, opened.example)
     notes = [*opened.loaded.notes, *done.notes]
-    if masks:
-        notes.append(masked.DENSE)
     if opened.loaded.source not in ("file", "object") and not opened.loaded.pretrained and not done.history:
         notes.append("the weights are those the network starts with; give trained ones with --weights")
     if as_json:
