@@ -105,7 +105,7 @@ def rebuild(model: nn.Module, example: Any, layers: Mapping[str, Layer | None], 
         StructureError: if the layers do not fit together, or nothing of the image is left.
     """
     child = copy.deepcopy(model).eval()
-    norms = _norms_after(child, example, [n for n, layer in layers.items() if layer is None])
+    norms = norms_after(child, example, [n for n, layer in layers.items() if layer is None])
     for name, layer in layers.items():
         if layer is None:
             for gone in (name, *norms[name]):
@@ -128,8 +128,14 @@ def rebuild(model: nn.Module, example: Any, layers: Mapping[str, Layer | None], 
     return reinitialise_(child, seed).train(model.training)
 
 
-def _norms_after(model: nn.Module, example: Any, names: Sequence[str]) -> dict[str, list[str]]:
-    """The batch norms that read the outputs of some layers directly."""
+def norms_after(model: nn.Module, example: Any, names: Sequence[str]) -> dict[str, list[str]]:
+    """The batch norms that read the outputs of some layers directly.
+
+    Args:
+        model: The network, in eval mode.
+        example: Its input.
+        names: Paths of the layers.
+    """
     found: dict[str, list[str]] = {name: [] for name in names}
     made: dict[int, str] = {}
     alive: list[Any] = []  # an id belongs to one tensor only as long as that lives

@@ -5,6 +5,8 @@ K. He, X. Zhang, S. Ren and J. Sun, Deep Residual Learning for Image Recognition
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -18,13 +20,15 @@ class BasicBlock(nn.Module):
         inputs: Channels that come in.
         outputs: Channels that go out.
         stride: Of the first convolution and of the shortcut.
+        inner: Channels between the two convolutions; as many as go out where None.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, inner: int | None = None) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        inner = outputs if inner is None else inner
+        self.conv1 = nn.Conv2d(inputs, inner, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = (
@@ -77,15 +81,63 @@ class ResNetCifar(nn.Module):
         self.layer3 = _stage(widths[1], widths[2], blocks, 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(widths[2], num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        _draw(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, num_classes)."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+class ShapedResNet(ResNetCifar):
+    """A residual network of the same kind whose every convolution has a width of its own.
+
+    A shortcut is a 1x1 convolution where the stride is 2 or the widths at both ends differ, as in the shapes
+    of X. Dong and Y. Yang, Network Pruning via Transformable Architecture Search, NeurIPS 2019.
+
+    Args:
+        stem: Channels of the first convolution.
+        stages: Three lists of (inner, outer) channels of the blocks.
+        num_classes: Classes of the answer.
+        in_channels: Channels of the images, of any size.
+
+    Raises:
+        ModelError: if there are not three stages of at least one block.
+    """
+
+    def __init__(
+        self,
+        stem: int,
+        stages: Sequence[Sequence[tuple[int, int]]],
+        num_classes: int = 10,
+        in_channels: int = 3,
+    ) -> None:
+        super(ResNetCifar, self).__init__()
+        if len(stages) != 3 or not all(stages):
+            raise ModelError(
+                f"{[len(s) for s in stages]} blocks are no residual network", "give three stages"
+            )
+        self.conv1 = nn.Conv2d(in_channels, stem, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.relu = nn.ReLU(inplace=True)
+        inputs, built = stem, []
+        for number, blocks in enumerate(stages):
+            layers = []
+            for k, (inner, outer) in enumerate(blocks):
+                layers.append(BasicBlock(inputs, outer, 2 if number and not k else 1, inner))
+                inputs = outer
+            built.append(nn.Sequential(*layers))
+        self.layer1, self.layer2, self.layer3 = built
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(inputs, num_classes)
+        _draw(self)
+
+
+def _draw(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
