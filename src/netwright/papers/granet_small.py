@@ -147,8 +147,8 @@ def _fashion(run: Run) -> list[Panel]:
     run.measure(f"GraNet above GMP, {where}", *paired(found.scores[GRANET], found.scores[GMP]))
     half, spread = paired(found.scores[GRANET], found.scores[GMP_HALF])
     run.tried(
-        f"{where}: GraNet above GMP from 50 %: {100 * half:+.2f} ± {100 * spread:.2f} points; network, data and "
-        "recipe were fixed beforehand, and no other was tried"
+        f"{where}: GraNet above GMP from 50 %: {100 * half:+.2f} ± {100 * spread:.2f} points; network, data "
+        "and recipe were fixed beforehand, and no other was tried"
     )
     run.measure("training MACs of GraNet by GMP", found.macs[GRANET] / found.macs[GMP], note=where)
     model = _resnet(data, run.seed)
