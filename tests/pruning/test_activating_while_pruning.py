@@ -191,3 +191,14 @@ def test_what_makes_no_sense_is_refused():
         AP("no-such")
     with pytest.raises(UsageError, match="earlier weights"):
         nw.sparsify(net(), keep=0.5, importance=AP(q=0.05))
+
+
+def test_scales_of_normalisations_are_pruned_where_that_is_asked_for():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3))
+    assert prunable_weights(model) == ["0.weight", "3.weight"]
+    assert prunable_weights(model, select="norms") == ["0.weight", "1.weight", "3.weight"]
+    assert prunable_weights(model, select=("3", "norms")) == ["1.weight", "3.weight"]
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([1e-6, 1.0, 2e-6, 1.0]))
+    sparse = nw.sparsify(model, keep=0.5, select="norms")
+    assert sparse.model[1].weight.tolist() == [0.0, 1.0, 0.0, 1.0]

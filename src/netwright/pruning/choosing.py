@@ -28,6 +28,8 @@ FROM = "from-"
 Allocations = str | Mapping[str, float] | LayerAllocation
 #: What the parts of a recurrent network's weights are called.
 _PARTS = {"i2h": "weight_ih", "h2h": "weight_hh"}
+#: Selects the scales of normalisations too.
+_NORMS = "norms"
 
 
 def prunable_weights(
@@ -40,7 +42,8 @@ def prunable_weights(
     Args:
         model: The network.
         select: Only these: patterns or beginnings of names; "i2h" and "h2h" are the input and the recurrent
-            weights of recurrent layers.
+            weights of recurrent layers. "norms" adds the scales of normalisations to what is selected, or to
+            everything, as scripts do that prune whatever is called a weight.
         exclude: Patterns or beginnings of names that are left alone.
 
     Returns:
@@ -49,7 +52,9 @@ def prunable_weights(
     Raises:
         UsageError: if nothing is left.
     """
-    found = []
+    wanted = [select] if isinstance(select, str) else select
+    scales = wanted is not None and _NORMS in wanted
+    found, norms = [], []
     for name, parameter in model.named_parameters():
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
@@ -64,9 +69,14 @@ def prunable_weights(
         normalises = "Norm" in type(module).__name__ or isinstance(module, (nn.Embedding, nn.EmbeddingBag))
         if known and parameter.dim() >= 2 and not normalises and parameter.is_floating_point():
             found.append(name)
-    wanted = [select] if isinstance(select, str) else select
-    if wanted is not None:
-        found = [n for n in found if any(_matches(n, p) for p in wanted)]
+        elif scales and leaf == "weight" and parameter.dim() == 1 and "Norm" in type(module).__name__:
+            norms.append(name)
+    named = None if wanted is None else [p for p in wanted if p != _NORMS]
+    if named or not scales:
+        found = [n for n in found if named is None or any(_matches(n, p) for p in named)]
+    if norms:
+        chosen = {*found, *norms}
+        found = [n for n, _ in model.named_parameters() if n in chosen]
     patterns = [exclude] if isinstance(exclude, str) else list(exclude)
     found = [n for n in found if not any(_matches(n, p) for p in patterns)]
     if not found:
