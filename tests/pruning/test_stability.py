@@ -44,7 +44,7 @@ def test_networks_are_compared_by_their_weights():
     one, other = nn.Linear(3, 2), nn.Linear(3, 2)
     masks = {"weight": torch.ones(2, 3, dtype=torch.bool)}
     found = stability(one, other, {"weight": torch.zeros(2, 3)}, masks)
-    assert found.distance == pytest.approx(float((one.weight - other.weight).norm()), rel=1e-6)
+    assert found.distance == pytest.approx(float((one.weight - other.weight).detach().norm()), rel=1e-6)
     assert math.isnan(stability(one, other, one.state_dict(), masks).angle)
     with pytest.raises(UsageError, match="has no bias"):
         stability(one, nn.Linear(3, 2, bias=False), one.state_dict(), {"bias": torch.ones(2).bool()})
