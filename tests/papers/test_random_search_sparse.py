@@ -9,7 +9,14 @@ from netwright import papers
 from netwright.data import Part, Splits
 from netwright.papers import Run, execute
 from netwright.papers.claims import FURTHER
-from netwright.papers.random_search_sparse_parts import Arms, Trained, compare, interval, sign_test
+from netwright.papers.random_search_sparse_parts import (
+    Arms,
+    Trained,
+    compare,
+    dead_nodes,
+    interval,
+    sign_test,
+)
 from netwright.papers.sparse_parts import mlp
 from netwright.train import Recipe
 
@@ -59,6 +66,15 @@ def test_found_and_random_are_of_one_size_and_the_search_lowers_the_initial_loss
     again = Arms(0.5)
     compare(again, mlp((12, 16, 16, 2), 0), data, RECIPE, trials=20, drawn=2, seed=0)
     assert again.found[0] == arms.found[0] and again.drawn[0] == arms.drawn[0]
+
+
+def test_dead_nodes_are_those_that_never_fire() -> None:
+    model = mlp((12, 4, 4, 2), 0)
+    assert isinstance(model, torch.nn.Sequential)
+    with torch.no_grad():
+        model[1].bias[:2] = -100.0  # type: ignore[index]
+        model[3].bias.fill_(100.0)
+    assert dead_nodes(model, tiny()) == 0.25
 
 
 def test_the_best_of_one_trial_is_a_random_configuration() -> None:

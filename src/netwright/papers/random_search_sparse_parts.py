@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from netwright.data import Splits
 from netwright.metrics.bootstrap import Interval, bootstrap_ci
@@ -68,6 +69,18 @@ class Arms:
     def loss_ratios(self) -> list[float]:
         """Initial loss of the found network by that of the mean configuration, seed by seed."""
         return [one.loss / mean for one, mean in zip(self.found, self.tried, strict=True)]
+
+
+def dead_nodes(model: nn.Module, data: Splits) -> float:
+    """Share of rectified nodes of a perceptron that are 0 for every training example."""
+    y = data.train.source.get(data.train.indices, None)
+    dead: list[Tensor] = []
+    with torch.no_grad():
+        for module in model.children():
+            y = module(y)
+            if isinstance(module, nn.ReLU):
+                dead.append((y == 0).all(dim=0))
+    return float(torch.cat(dead).double().mean())
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> Interval:

@@ -11,12 +11,14 @@ from torch import nn
 
 from netwright.data import Splits
 from netwright.models import ResNetCifar
+from netwright.nas import search
 from netwright.papers.plot import Panel, figure
 from netwright.papers.random_search_sparse import RESOLVED, SPARSITIES
 from netwright.papers.random_search_sparse_parts import (
     Arms,
     Trained,
     compare,
+    dead_nodes,
     interval,
     sign_test,
     train,
@@ -24,6 +26,7 @@ from netwright.papers.random_search_sparse_parts import (
 from netwright.papers.run import Cell, Run
 from netwright.papers.sparse_parts import digits, fashion, mlp
 from netwright.pruning.initialisation import reinitialise_
+from netwright.pruning.space import initial_loss, space
 from netwright.train import Recipe
 
 _HIDDEN = 256
@@ -187,6 +190,7 @@ def _further(run: Run) -> None:
             found = interval(arm.differences(lambda t: t.accuracy))
             name = "accuracy of found less random after 1,000 trials, 75 %"
             run.measure(name, found.value, found.half_width)
+    _dead(run, data, hidden)
     images = _judged(fashion(200 if run.quick else 4_000, 100 if run.quick else 4_000))
     others: Sequence[tuple[str, float, Callable[[int], nn.Module], int]] = (
         ("Fashion-MNIST", 0.75, lambda seed: mlp((196, hidden, hidden, 10), seed), 8),
@@ -205,6 +209,25 @@ def _further(run: Run) -> None:
         "4,000 pictures of 14x14 to train ResNet-8 and the perceptron on; 50 trials, loss of 1,000 pictures."
     )
     run.table("Other searches", columns, rows, note)
+
+
+def _dead(run: Run, data: Splits, hidden: int) -> None:
+    """Where very few nodes are left, does the search avoid those that are dead from the beginning?"""
+    rows: list[tuple[Cell, ...]] = []
+    for sparsity in (0.75, 0.95, 0.99):
+        found, drawn = [], []
+        for seed in run.seeds(10):
+            nodes = space(mlp((64, hidden, hidden, 10), seed), data.example(2), keep=1 - sparsity)
+            trials = 3 if run.quick else 200
+            result = search(nodes, [initial_loss(data.train)], trials=trials, seed=seed)
+            found.append(dead_nodes(result.best.candidate.model, data))
+            some = result.trials[: 2 if run.quick else 20]
+            drawn.append(statistics.fmean(dead_nodes(t.candidate.model, data) for t in some))
+        less = interval([a - b for a, b in zip(found, drawn, strict=True)])
+        means = (statistics.fmean(found), statistics.fmean(drawn))
+        rows.append((f"{100 * sparsity:.0f} %", *means, less.value, less.low, less.high))
+    columns = ("sparsity", "found", "random", "found less random", "from", "to")
+    run.table("Share of nodes that never fire before training", columns, rows, "95 % bootstrap intervals.")
 
 
 def _compare(
