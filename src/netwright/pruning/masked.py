@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from netwright.errors import UsageError
+from netwright.models.blocks import without
 from netwright.pruning.mask_state import ROOT, MaskState, bake
 from netwright.structure.scales import fit_scales
 from netwright.structure.sizes import scale, take
@@ -52,6 +53,25 @@ def masked_repair(repair: str, data: object) -> str:
     if repair == "auto":
         return "none" if data is None else "bn"
     return repair
+
+
+def drop_branches(model: nn.Module, branches: Iterable[str]) -> nn.Module:
+    """A copy of a network without some branches (see `netwright.models.blocks`), nor the masks in them.
+
+    Args:
+        model: The network, with or without masks.
+        branches: Paths of the branches.
+
+    Raises:
+        ModelError: if a path is none of a branch.
+    """
+    branches = list(branches)
+    twin = without(model, branches)
+    root = twin._modules.get(ROOT)
+    for path in branches if root is not None else ():
+        owner, _, name = path.rpartition(".")
+        root.get_submodule(owner)._modules.pop(name, None)  # type: ignore[union-attr]
+    return twin
 
 
 @torch.no_grad()

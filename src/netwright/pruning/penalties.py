@@ -73,6 +73,7 @@ class ScalePenalty(Callback):
         on: Scale -> (C,) bool, which channels are penalised; "all" takes every scale of every normalisation.
         penalty: L1, L2 or SmoothL1.
         weights: Scale -> factor of its penalty, 1 where none is given (a cost of its channels, for instance).
+        ramp: Steps over which the strength rises from 0, in a straight line.
     """
 
     def __init__(
@@ -80,10 +81,12 @@ class ScalePenalty(Callback):
         on: Mapping[str, Tensor] | str = "all",
         penalty: Penalty | None = None,
         weights: Mapping[str, float] | None = None,
+        ramp: int = 0,
     ) -> None:
         if isinstance(on, str) and on != "all":
             raise UsageError(f"scales {on!r} are not known", 'give a mask for every scale, or "all"')
         self.on, self.penalty, self.weights = on, penalty or L1(), dict(weights or {})
+        self.ramp = ramp
         self._names: list[str] = []
 
     def begin(self, state: State) -> None:
@@ -107,14 +110,14 @@ class ScalePenalty(Callback):
     def before_step(self, state: State) -> None:
         """Add the subgradients."""
         found = scales(state.model)
+        risen = min(state.step / self.ramp, 1.0) if self.ramp else 1.0
         rates = {id(p): g["lr"] for g in state.optimizer.param_groups for p in g["params"]}
         for name in self._names:
             scale = found[name]
             if scale.grad is None:
                 continue
-            more = self.penalty.gradient(scale.detach(), rates.get(id(scale), 0.0)) * self.weights.get(
-                name, 1.0
-            )
+            factor = risen * self.weights.get(name, 1.0)
+            more = self.penalty.gradient(scale.detach(), rates.get(id(scale), 0.0)) * factor
             if not isinstance(self.on, str):
                 more = torch.where(self.on[name].to(more.device), more, 0.0)
             scale.grad.add_(more)

@@ -34,6 +34,8 @@ class Pruned:
         scales: Parameter -> {dimension: factors of the dense network's indices}, where the surgery put
             factors into parameters (see `netwright.structure.Shrunk`).
         history: Of the training after the removal, one record an epoch; empty where nothing was trained.
+        dropped: Paths of branches that went whole before channels did (see `netwright.models.blocks`).
+        skipped: Paths of residual blocks that went whole after channels did (see `netwright.structure.drop`).
     """
 
     model: nn.Module
@@ -52,6 +54,8 @@ class Pruned:
     error: float | None = None
     scales: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict, repr=False)
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    dropped: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
     @property
     def widths(self) -> dict[str, tuple[int, int]]:

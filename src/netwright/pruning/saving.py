@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from netwright import _files, structure
 from netwright.errors import ArtefactError, ModelError, StructureError, UsageError, from_os_error
+from netwright.models.blocks import without
 from netwright.pruning.mask_state import MaskState
 from netwright.pruning.masked import bare
 from netwright.pruning.packing import pack, unpack
@@ -100,11 +101,14 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     recipe = _read_recipe(file)
     weights = _read_weights(file.with_suffix(".safetensors") if single else folder / _WEIGHTS)
     try:
+        model = without(model, _names(recipe["dropped"])) if recipe.get("dropped") else model
         kept, attributes, adopted = _parse(recipe, model)
         if recipe.get("how") == "graph":
             small = _graph(model, kept, recipe)
         else:
             small = structure.replay(model, kept, attributes, adopted, _scales(recipe))
+        if recipe.get("skipped"):
+            small = _skipping(small, recipe)
     except (StructureError, ModelError) as error:
         raise ArtefactError(
             f"{folder} does not fit {type(model).__name__}: {error.message}", error.hint
@@ -144,7 +148,7 @@ def _remade(pruned: Pruned, saved: Sequence[str]) -> dict[str, Any]:
             for n, dims in lost.items()
             for d, s in dims.items()
         }
-    if pruned.how == "graph":  # the graph is made again from the architecture, which needs an example
+    if pruned.how == "graph" or pruned.skipped:  # found again in the architecture, which needs an example
         told["example"] = structure.describe_example(pruned.net.inputs)
         told["heads"] = pruned.net.heads
     return told
@@ -158,9 +162,21 @@ def _surgery(pruned: Pruned) -> dict[str, Any]:
         "params": [pruned.before.params, pruned.after.params],
         "notes": list(pruned.notes),
         "adopted": list(pruned.adopted),
+        "dropped": list(pruned.dropped),
+        "skipped": list(pruned.skipped),
         "attributes": {m: dict(values) for m, values in pruned.attributes.items()},
         "kept": {n: {str(d): i.tolist() for d, i in dims.items()} for n, dims in pruned.kept.items()},
     }
+
+
+def _skipping(model: nn.Module, recipe: Mapping[str, Any]) -> nn.Module:
+    """Take residual blocks out again.
+
+    Raises:
+        StructureError: if the network does not run without them.
+    """
+    net = structure.trace(model, structure.remake_example(recipe["example"]), heads=recipe["heads"])
+    return structure.drop(model, net, _names(recipe["skipped"])).model
 
 
 def _graph(
@@ -241,6 +257,12 @@ def _parse(
         for path, values in recipe["attributes"].items()
     }
     return kept, attributes, [str(name) for name in recipe["adopted"]]
+
+
+def _names(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError("branches must be a list of names")
+    return value
 
 
 def _scales(recipe: Mapping[str, Any]) -> dict[str, dict[int, Tensor]]:

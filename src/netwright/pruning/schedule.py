@@ -251,7 +251,7 @@ class Steps(Schedule):
         reactivate: What becomes of pruned weights; the last masks stay in any case. True puts the masks back
             to one as soon as a pruning is recorded: the weights have their values and train on, and the
             training is that of a network without masks. "next" leaves them masked until the next pruning,
-            which chooses among all weights, these with the values that they had. False never gives them back.
+            which chooses among all weights: no gradient reaches these meanwhile. False never gives them back.
             Masks are soft unless it is False.
         retrain: Leave this share of the training for the final masks.
     """

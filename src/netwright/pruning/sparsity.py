@@ -68,6 +68,7 @@ class Sparsity(Callback):
     Attributes:
         changes: What every event did.
         chosen: What stayed as it was when a schedule last shrank or penalised the rest.
+        drawn: The masks that were last drawn, where a schedule has put them back to one since.
 
     Raises:
         UsageError: if the parts do not fit together.
@@ -98,6 +99,7 @@ class Sparsity(Callback):
         self._explored: Masks = {}
         self._start: Masks = {}
         self.chosen: Masks = {}
+        self.drawn: Masks = {}
         self._penalty = Penalty()
         self._late: Event | None = None
         self._state: State | None = None
@@ -110,6 +112,7 @@ class Sparsity(Callback):
     def prepare(self, model: nn.Module) -> None:
         """Give the network its masks, all ones where it has none yet, and forget an earlier training."""
         self.changes, self._explored, self._start, self._late = [], {}, {}, None
+        self.drawn = {}
         present = MaskState.of(model)
         if present is not None:
             self.names = list(present.masks)
@@ -156,6 +159,7 @@ class Sparsity(Callback):
             "start": dict(self._start),
             "late": late,
             "penalty": dict(self._penalty.factors),
+            "drawn": dict(self.drawn),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -164,6 +168,7 @@ class Sparsity(Callback):
         self._explored = dict(state["explored"])
         self._start = dict(state["start"])
         self._penalty.factors = dict(state.get("penalty", {}))
+        self.drawn = dict(state.get("drawn", {}))
         late = state.get("late")
         self._late = None if late is None else Event(rate=late["rate"], by=late["by"])
 
@@ -245,6 +250,9 @@ class Sparsity(Callback):
             self._exchange(masks, event, state)
         masks.apply_(state.optimizer)
         self._record(state.step, before, masks)
+        if event.reactivate:
+            self.drawn = {n: m.clone() for n, m in masks.masks.items()}
+            masks.set_({n: torch.ones_like(m) for n, m in self.drawn.items()})
         if event.keep is not None:
             self._remember(masks)
 

@@ -9,9 +9,16 @@ from torch import nn
 
 from netwright.errors import ModelError
 from netwright.models.zoo.graph_rnn import GraphRNN
+from netwright.models.zoo.mixed import (
+    ClassHead,
+    KeypointHead,
+    MixedNet,
+    MultiResolution,
+    SegmentationHead,
+)
 from netwright.models.zoo.phonemes import GraphemeToPhoneme
 from netwright.models.zoo.recurrent import RecurrentClassifier, TokenClassifier, recurrent
-from netwright.models.zoo.resnet_cifar import ResNetCifar
+from netwright.models.zoo.resnet_cifar import ResNetCifar, ShapedResNet
 from netwright.models.zoo.super_resolution import EDSR, RCAN
 from netwright.models.zoo.swinir import SwinIR
 from netwright.models.zoo.unet import UNet
@@ -37,6 +44,7 @@ def _enlarging(
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     **{f"resnet{depth}": partial(ResNetCifar, depth) for depth in (8, 20, 32, 44, 56, 110)},
     "unet": UNet,
+    "mixed": MixedNet,
     "gru": partial(RecurrentClassifier, "gru"),
     "lstm": partial(RecurrentClassifier, "lstm"),
     **{
@@ -50,10 +58,16 @@ __all__ = [
     "BUILDERS",
     "EDSR",
     "RCAN",
+    "ClassHead",
     "GraphRNN",
     "GraphemeToPhoneme",
+    "KeypointHead",
+    "MixedNet",
+    "MultiResolution",
     "RecurrentClassifier",
     "ResNetCifar",
+    "SegmentationHead",
+    "ShapedResNet",
     "SwinIR",
     "TokenClassifier",
     "UNet",
