@@ -15,6 +15,7 @@ from netwright.metrics.quality import (
     onnx_logits,
 )
 from netwright.metrics.robustness import fgsm, fgsm_accuracy, outlier_auroc
+from netwright.metrics.segmentation import confusion, intersection_over_union, mean_iou
 from netwright.metrics.session import Example, feed, open_session, run_padded
 from netwright.metrics.super_resolution import Enlarged, enlarging_quality
 from netwright.metrics.table_source import latency_table
@@ -31,16 +32,19 @@ __all__ = [
     "agreement",
     "arguments",
     "calibration_error",
+    "confusion",
     "dead_neurons",
     "enlarging_quality",
     "feed",
     "fgsm",
     "fgsm_accuracy",
     "file_bytes",
+    "intersection_over_union",
     "latencies",
     "latency",
     "latency_table",
     "luminance",
+    "mean_iou",
     "negative_log_likelihood",
     "net_memory",
     "onnx_accuracy",

@@ -59,7 +59,7 @@ class Setting:
         """One-cycle, label smoothing and an average over a few hundredths of the training, as the paper's."""
         return Recipe(
             epochs=epochs,
-            batch_size=50 if self.quick else 100,
+            batch_size=50 if self.quick else 128,
             lr=0.1,
             schedule="one-cycle",
             label_smoothing=0.1,
