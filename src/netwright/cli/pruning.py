@@ -51,7 +51,7 @@ def prune(
         "global",
         "--allocation",
         "--allocate",
-        help="How the budget is spread: global, uniform, erk, from-snip …",
+        help="How the budget is spread: global, uniform, erk, from-snip, tas …",
     ),
     schedule: str = typer.Option("one-shot", help="When: one-shot, iterative, lottery, cubic, granet …"),
     rewind: str | None = typer.Option(None, help="Of lottery: where weights go back to, 1% or 500it."),
@@ -109,7 +109,7 @@ def prune(
         "exclude": exclude,
         "seed": seed,
         "device": device,
-        "recipe": _training(epochs, recipe, seed, tuned=not masks and not reinit),
+        "recipe": _training(epochs, recipe, seed, tuned=not (masks or reinit or allocation == "tas")),
     }
     if masks:
         _check_masks(graph, repair, reinit, round_to, heads)

@@ -39,6 +39,7 @@ from netwright.pruning.sparsity import Sparsity
 from netwright.pruning.stability import Stability, stability
 from netwright.pruning.statistics import recalibrate_
 from netwright.pruning.structured import prune
+from netwright.pruning.tas import Tas
 from netwright.pruning.training_cost import TrainingCost
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "Sparse",
     "Sparsity",
     "Stability",
+    "Tas",
     "Ticket",
     "TrainingCost",
     "accelerate_sparse",

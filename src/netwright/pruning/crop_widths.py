@@ -54,7 +54,7 @@ class Ends:
                 if labels.numel() == 1:
                     continue
                 counts = torch.bincount(owner[labels.reshape(-1)], minlength=len(axes) + 1)
-                shares.setdefault(name, []).append((counts / counts.sum()).double().numpy())
+                shares.setdefault(name, []).append((counts.double() / counts.sum()).numpy())
                 dims.setdefault(name, []).append(dim)
         return cls(axes, shares, dims)
 

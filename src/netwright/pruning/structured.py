@@ -25,6 +25,7 @@ from netwright.pruning.schedule import Schedule, list_schedules
 from netwright.pruning.sparsify import following
 from netwright.pruning.sparsity import Sparsity
 from netwright.pruning.stages import in_stages
+from netwright.pruning.tas import Tas, tas
 from netwright.structure import Budget
 from netwright.structure.onnx import OnnxNetwork
 from netwright.train import Recipe, fit
@@ -41,7 +42,7 @@ def prune(
     keep: float | None = None,
     importance: str | Importance = "magnitude",
     granularity: str | Granularity = "channel",
-    allocation: ChannelAllocations = "global",
+    allocation: ChannelAllocations | Tas = "global",
     schedule: str | Cycles | Schedule = "one-shot",
     repair: str = "auto",
     data: Any = None,
@@ -74,7 +75,8 @@ def prune(
             multiply-accumulates, "uniform" keeps the same share of each. "er",
             "erk", "uniform-plus" and the like, the densities of weights (a dict) or of another importance
             ("from-snip"; "from-scores" for the same one) are realised by the widths at both ends of the
-            layers; "convex" are the widths that carry most of SynFlow's flow.
+            layers; "convex" are the widths that carry most of SynFlow's flow. "tas", or a `Tas` with its
+            settings, searches widths and depths by gradient on the data and trains the shape from scratch.
         schedule: "one-shot"; "iterative" or `cycles.iterative(...)`, which removes in stages with fine-tuning
             after each; "mask-sparsity", which first makes sparse what will be removed.
         repair: "none", "bn", "absorb", "obs" or "auto" (see `netwright.pruning.repair`), or "fine-tune",
@@ -113,6 +115,32 @@ def prune(
     limits = _limits(budget, keep, allocation)
     plan = _plan(schedule)
     trains = recipe is not None or distill or repair == "fine-tune" or plan != "one-shot"
+    if allocation == "tas" or isinstance(allocation, Tas):
+        given = {
+            "importance": importance != "magnitude",
+            "granularity": channel is not None,
+            "schedule": plan != "one-shot",
+            "repair": repair != "auto",
+            "heads": heads != "auto",
+            "round_to": round_to is not None,
+        }
+        _check_unused("allocation tas", given)
+        if not isinstance(data, Splits):
+            raise UsageError("allocation tas searches on data", 'give data=netwright.data.load("...")')
+        return tas(
+            model,
+            example,
+            limits,
+            data,
+            allocation if isinstance(allocation, Tas) else None,
+            recipe=recipe,
+            distill=distill,
+            exclude=exclude,
+            seed=seed,
+            device=device,
+            trains=trains,
+        )
+    spread: ChannelAllocations = allocation
     _check_together(model, data, importance, repair, plan, trains, distill, reinit)
     if plan == "mask-sparsity":
         given = {
@@ -148,7 +176,7 @@ def prune(
             bound,
             importance=importance,
             channel=channel,
-            allocation=allocation,
+            allocation=spread,
             repair="none" if reinit or repair == "fine-tune" else repair,
             data=data.train if isinstance(data, Splits) else data,
             seed=seed,
@@ -192,7 +220,22 @@ def _channel(granularity: str | Granularity) -> Channel | None:
     return None if found == Channel() else found
 
 
-def _limits(budget: Any, keep: float | None, allocation: ChannelAllocations) -> Any:
+def _check_unused(what: str, given: Mapping[str, bool]) -> None:
+    """Refuse arguments that have no use.
+
+    Args:
+        what: Says who has none.
+        given: Argument -> whether it was given.
+
+    Raises:
+        UsageError: naming the argument.
+    """
+    for name, there in given.items():
+        if there:
+            raise UsageError(f"{what} does not take {name}", "leave it out")
+
+
+def _limits(budget: Any, keep: float | None, allocation: ChannelAllocations | Tas) -> Any:
     if budget is not None and keep is not None:
         raise UsageError("both a budget and keep= are given", "give one of them")
     if budget is None and keep is None and not isinstance(allocation, Mapping):
@@ -276,9 +319,7 @@ def _check_mask_sparsity(given: Mapping[str, bool], recipe: Recipe | None) -> No
     Raises:
         UsageError: naming the argument.
     """
-    for name, there in given.items():
-        if there:
-            raise UsageError(f"schedule mask-sparsity does not take {name}", "leave it out")
+    _check_unused("schedule mask-sparsity", given)
     if recipe is None:
         raise UsageError("mask-sparsity trains before it removes", "give recipe=")
 
