@@ -1,11 +1,12 @@
 """Real data sets with fixed splits: a catalogue of what packages ship, and loaders for one's own files."""
 
 from netwright.data.callables import import_callable, is_callable_spec, one_line
+from netwright.data.canvases import canvases
 from netwright.data.fetching import fetch, is_fetched, path, root
+from netwright.data.grammars import reber
 from netwright.data.loading import load
 from netwright.data.pairs import PairSets, load_pairs
 from netwright.data.parts import Part, Splits
-from netwright.data.grammars import reber
 from netwright.data.records import Record, catalogue
 from netwright.data.super_resolution import PairSource, resize_bicubic, super_resolution
 
@@ -15,6 +16,7 @@ __all__ = [
     "Part",
     "Record",
     "Splits",
+    "canvases",
     "catalogue",
     "fetch",
     "import_callable",

@@ -16,6 +16,7 @@ from netwright.pruning.importance import (
     score,
 )
 from netwright.pruning.integrations import lightning_callback, trainer_callback
+from netwright.pruning.joint import JointTraining
 from netwright.pruning.layerwise import (
     Layers,
     from_scores,
@@ -39,6 +40,7 @@ from netwright.pruning.sparsity import Sparsity
 from netwright.pruning.stability import Stability, stability
 from netwright.pruning.statistics import recalibrate_
 from netwright.pruning.structured import prune
+from netwright.pruning.supertickets import SuperTicket, draw_ticket, supertickets
 from netwright.pruning.tas import Tas
 from netwright.pruning.training_cost import TrainingCost
 
@@ -55,6 +57,7 @@ __all__ = [
     "Examples",
     "Granularity",
     "Importance",
+    "JointTraining",
     "Layers",
     "MaskState",
     "NodeSpace",
@@ -64,6 +67,7 @@ __all__ = [
     "Sparse",
     "Sparsity",
     "Stability",
+    "SuperTicket",
     "Tas",
     "Ticket",
     "TrainingCost",
@@ -72,6 +76,7 @@ __all__ = [
     "bare",
     "carry_masks",
     "choose",
+    "draw_ticket",
     "from_scores",
     "initial_loss",
     "iterative",
@@ -102,5 +107,6 @@ __all__ = [
     "space",
     "sparsify",
     "stability",
+    "supertickets",
     "trainer_callback",
 ]
