@@ -500,6 +500,8 @@ def test_a_multi_resolution_ticket_takes_any_head():
 def test_what_is_no_budget_of_a_search_is_refused():
     with pytest.raises(UsageError, match="macs"):
         joint(budget="params=0.5")
+    with pytest.raises(UsageError, match="cannot be met"):
+        joint(budget="macs=0.01")
     masked = small()
     MaskState(masked, {"head.weight": torch.ones(10, 12, dtype=torch.bool)})
     with pytest.raises(UsageError, match="masks already"):

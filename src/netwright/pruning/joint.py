@@ -141,7 +141,8 @@ class JointTraining:
         steps: Steps of the whole training.
 
     Raises:
-        UsageError: if the budget names anything but multiply-accumulates, or nothing can be penalised.
+        UsageError: if the budget names anything but multiply-accumulates or cannot be met, or nothing can be
+            penalised.
     """
 
     def __init__(
@@ -186,6 +187,10 @@ class JointTraining:
         self.weights = cost_weights(net, hidden) if weighted else dict.fromkeys(hidden, 1.0)
         self.penalty = penalty or L1(_strength(recipe, self.steps, self.ramp))
         self.dense, self.ceiling = net.macs, _ceiling(budget, net)
+        # Rather now than after half of the training: whether the budget can be met at all.
+        choose_removal(
+            net, hidden, scales(model), ceiling=self.ceiling, branches=whole_branches(model, hidden)
+        )
         names = prunable_weights(model, exclude=self.exclude)
         parameters = dict(model.named_parameters())
         ones = {n: torch.ones_like(parameters[n], dtype=torch.bool) for n in names}
