@@ -18,7 +18,8 @@ CIFAR = "cifar-10"
 
 CLAIMS = (
     # The expectations are those of the project's sheet of this paper, written before measuring.
-    Claim("largest distance of the searched shape's MACs from the target", _BUDGET, "<= 0.05"),
+    Claim("largest distance of the final shape's MACs from the target", _BUDGET, "<= 0.05"),
+    Claim("largest distance of the most probable shape's MACs from the target", _BUDGET, "<= 0.05"),
     Claim("TAS with distillation above the mean of random shapes", _BETTER, ">= 0.005"),
     Claim("TAS with distillation above TAS without", _TRANSFER, ">= 0"),
     Claim("TAS above the mean of random shapes, both without distillation", _BETTER, ">= 0"),

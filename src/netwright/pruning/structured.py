@@ -123,6 +123,7 @@ def prune(
             "repair": repair != "auto",
             "heads": heads != "auto",
             "round_to": round_to is not None,
+            "check": check,
         }
         _check_unused("allocation tas", given)
         if not isinstance(data, Splits):
