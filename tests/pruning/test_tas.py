@@ -20,6 +20,7 @@ from netwright.papers.tas_shapes import PUBLISHED, UNPRUNED, counted, published
 from netwright.pruning import Tas, load, prune, save_pruned
 from netwright.pruning.crop_widths import Ends
 from netwright.pruning.soft_network import SoftNetwork
+from netwright.pruning.soft_shapes import lowered, random_shape, target_of
 from netwright.pruning.soft_width import (
     aligned_sum,
     candidate_depths,
@@ -29,7 +30,7 @@ from netwright.pruning.soft_width import (
     interpolate_channels,
     soften,
 )
-from netwright.pruning.tas import cost_loss, lowered, random_shape, search, target_of, temperature
+from netwright.pruning.tas import cost_loss, search, temperature
 from netwright.structure import trace
 from netwright.train import Recipe
 

@@ -84,6 +84,7 @@ def _allocations() -> dict[str, str]:
     found = {
         "convex": "The widths that carry most of SynFlow's expected flow (channels only).",
         "from-scores": "The shares that one threshold leaves of single weights; from-snip: of other scores.",
+        "tas": "Widths and depths searched by gradient on data, trained from scratch (channels only).",
     }
     layers = list_layer_allocations()
     for name in names():

@@ -18,7 +18,8 @@ from netwright.pruning import prune
 from netwright.pruning.crop import count_uniform
 from netwright.pruning.initialisation import reinitialise_
 from netwright.pruning.soft_network import Shape, SoftNetwork
-from netwright.pruning.tas import DISTILL, Searched, Tas, random_shape, search
+from netwright.pruning.soft_shapes import random_shape
+from netwright.pruning.tas import DISTILL, Searched, Tas, search
 from netwright.structure import Budget
 from netwright.train import Recipe, evaluate, fit
 
