@@ -7,7 +7,8 @@ global threshold; its ratio is bisected until the budget is met. Arms that repai
 images without labels; the plain arms do not.
 
     python benchmarks/pruning_quality.py [--model resnet20] [--data fashion-mnist] [--size 14] [--seeds 3]
-        [--macs 0.7,0.5,0.3] [--epochs 10] [--tune 1] [--limit 20000] [--arms 'netwright*;torch*'] [--json FILE]
+        [--macs 0.7,0.5,0.3] [--epochs 10] [--tune 1] [--limit 20000]
+        [--arms 'netwright*;torch*'] [--json FILE]
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from netwright.train import Recipe, evaluate, fit
 
 DEFAULT = "netwright default"
 #: One compares with another point of training, the other is magnitude under another name.
-LEFT_OUT = ("movement", "magnitude-l2")
+LEFT_OUT = ("movement", "learned", "magnitude-l2")
 Arm = Callable[[nn.Module, Splits, float, int], nn.Module]
 
 

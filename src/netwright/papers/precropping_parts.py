@@ -29,7 +29,7 @@ DENSE = "dense"
 MASKS, SHUFFLED = "SynFlow masks", "shuffled masks"
 SYNFLOW, CONVEX, UNIFORM = "SynFlow crop", "convex crop", "uniform crop"
 CHAIN = "chain crop"
-ARMS = (MASKS, SHUFFLED, SYNFLOW, CONVEX, UNIFORM, CHAIN)
+ARMS = (MASKS, SHUFFLED, SYNFLOW, CONVEX, UNIFORM)
 CROPS = (SYNFLOW, CONVEX, UNIFORM)
 
 #: Student's 97.5 % quantiles for 1, 2 ... degrees of freedom: for three seeds the normal one is too small.

@@ -45,15 +45,25 @@ _BATCH = 64
 
 def measure(run: Run) -> None:
     """Measure every claim of the ordinary scope."""
+    _alone(_measure, run)
+
+
+def further(run: Run) -> None:
+    """Measure the claims on networks in the manner of ShuffleNet and MobileNet."""
+    _alone(_further, run)
+
+
+def _alone(job: Callable[[Run], None], run: Run) -> None:
+    """On one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        _measure(run)
+        job(run)
     finally:
         torch.set_num_threads(before)
 
 
-def _measure(run: Run) -> None:
+def _prepared(run: Run) -> tuple[Splits, Recipe]:
     data, recipe = _data(run), _recipe(run)
     run.settings |= {
         "data": f"Fashion-MNIST at 14x14, {len(data.train):,} to train, {len(data.test):,} to test",
@@ -62,11 +72,33 @@ def _measure(run: Run) -> None:
         "crops keep": "at most that share of all parameters",
         "threads": 1,
     }
+    return data, recipe
+
+
+def _measure(run: Run) -> None:
+    data, recipe = _prepared(run)
     residual = train_family(
         run, "ResNet", lambda c, k: nets.resnet(c, k, run.quick), data, recipe, ARMS, _SHARES
     )
     _claim_masks(run, residual)
     panels = [accuracy_panel(f"ResNet-20, {share * 100:.0f} % kept", residual[share]) for share in _SHARES]
+    panels += [_latency(run, residual, data), _training(run, residual[_COSTED], data, recipe)]
+    _wide(run, data)
+    run.plot(figure("PreCrop on Fashion-MNIST", panels, columns=2, width=520, height=320))
+
+
+def _further(run: Run) -> None:
+    data, recipe = _prepared(run)
+    panels = []
+    chains = train_family(
+        run, "ResNet", lambda c, k: nets.resnet(c, k, run.quick), data, recipe, (UNIFORM, CHAIN), _SHARES
+    )
+    for share, family in chains.items():
+        gain, spread = family.above(CHAIN, UNIFORM)
+        run.tried(
+            f"ResNet, {share * 100:.0f} %: convex widths with all layers as one chain, above uniform widths: "
+            f"{100 * gain:+.1f} ± {100 * spread:.1f} points"
+        )
     others: list[tuple[str, Callable[[int, int], nn.Module]]] = [
         ("ShuffleNet", nets.shufflenet),
         ("MobileNet", nets.mobilenet),
@@ -75,9 +107,7 @@ def _measure(run: Run) -> None:
         found = train_family(run, name, make, data, recipe, CROPS, (_COSTED,))[_COSTED]
         _claim_uniform(run, found, f"{name}, 25 %")
         panels.append(accuracy_panel(f"{name} style, 25 % kept", found))
-    panels += [_latency(run, residual, data), _training(run, residual[_COSTED], data, recipe)]
-    _wide(run, data)
-    run.plot(figure("PreCrop on Fashion-MNIST", panels, columns=2, width=520, height=320))
+    run.plot(figure("PreCrop on Fashion-MNIST, other families", panels, columns=2, width=520, height=320))
 
 
 def _data(run: Run) -> Splits:
@@ -99,11 +129,6 @@ def _claim_masks(run: Run, found: Mapping[float, Family]) -> None:
         where = f"{share * 100:.0f} %"
         run.measure(f"accuracy lost by shuffling masks, {where}", *family.above(MASKS, SHUFFLED))
         run.measure(f"accuracy lost by cropping against masks, {where}", *family.above(MASKS, SYNFLOW))
-        gain, spread = family.above(CHAIN, UNIFORM)
-        run.tried(
-            f"{where}: convex widths with all layers as one chain, above uniform widths: "
-            f"{100 * gain:+.1f} ± {100 * spread:.1f} points"
-        )
     _claim_uniform(run, found[0.1], "10 %")
 
 
