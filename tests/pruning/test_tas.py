@@ -383,7 +383,7 @@ def test_what_the_search_has_no_use_for_is_refused():
 
 def test_the_rate_of_the_logits_follows_the_number_of_steps():
     assert Tas().rate(58_800) == pytest.approx(1e-3)
-    assert Tas().rate(588) == pytest.approx(1e-2)
+    assert Tas().rate(588) == pytest.approx(0.1)
     assert Tas().rate(10**6) == pytest.approx(1e-3)
     assert dataclasses.replace(Tas(), lr=0.3).rate(5) == 0.3
     assert pruning.Tas is Tas

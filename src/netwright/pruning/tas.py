@@ -44,8 +44,9 @@ class Tas:
     Args:
         recipe: Of the weights. None takes that of the training afterwards, for twice as many epochs, since
             weights see one half of the data.
-        lr: Learning rate of the logits (Adam). None takes 1e-3, times the square root of how many fewer steps
-            there are than the published 58,800: noise then moves the logits as far as it did there.
+        lr: Learning rate of the logits (Adam). None takes 1e-3, times how many fewer steps there are than the
+            published 58,800: the cost can then move the logits as far as it could there. At a rate that is
+            too small the probabilities stay even, and the most probable shape does not follow the budget.
         betas: Of Adam.
         decay: Weight decay of the logits.
         tau: Temperature at the first and at the last step, with a cosine between them.
@@ -68,7 +69,7 @@ class Tas:
         """The learning rate of the logits in a search of some steps."""
         if self.lr is not None:
             return self.lr
-        return PUBLISHED_LR * math.sqrt(max(PUBLISHED_STEPS / max(steps, 1), 1.0))
+        return PUBLISHED_LR * max(PUBLISHED_STEPS / max(steps, 1), 1.0)
 
 
 def temperature(progress: float, first: float = 5.0, last: float = 0.1) -> float:
