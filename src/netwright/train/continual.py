@@ -70,6 +70,8 @@ def permuted(splits: Splits, seed: int) -> Splits:
 
 
 def _all(part: Part) -> tuple[Tensor, Tensor]:
+    if not len(part):
+        return torch.zeros(0, *part.shape), torch.zeros(0, dtype=torch.long)
     batches = list(part.batches(1024))
     return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
 
@@ -81,10 +83,8 @@ def _relabelled(part: Part, members: Sequence[int]) -> Part:
         if old < len(places):
             places[old] = new
     chosen = (places[labels] >= 0).nonzero().reshape(-1)
-    if not len(chosen):
-        return Part.from_tensors(torch.zeros(0, *part.shape), torch.zeros(0, dtype=torch.long))
     x, y = _all(part.subset(chosen))
-    return Part.from_tensors(x, places[y])
+    return Part.from_tensors(x, places[y] if len(y) else y)
 
 
 def average_accuracy(accuracies: Sequence[Sequence[float]]) -> float:
