@@ -103,11 +103,13 @@ def with_scores(
 
 
 def _supermasks(model: nn.Module) -> dict[str, Supermask]:
-    found = {}
+    found: dict[str, Supermask] = {}
     for path, module in model.named_modules():
         held = getattr(module, "parametrizations", None)
-        for leaf in held if isinstance(held, nn.ModuleDict) else ():
-            for part in held[leaf]:
+        if not isinstance(held, nn.ModuleDict):
+            continue
+        for leaf, parts in held.items():
+            for part in parts.children():
                 if isinstance(part, Supermask):
                     found[f"{path}.{leaf}" if path else leaf] = part
     return found
