@@ -4,6 +4,7 @@ for, or it is refused for a reason that is known beforehand.
 
 import copy
 import itertools
+import re
 
 import pytest
 import torch
@@ -35,6 +36,11 @@ GRANULARITIES = ["weight", "row", "column", "kernel", "block:3x2", "2:4"]
 SHARES = {"stem.weight": 0.9, "middle.weight": 0.3, "head.weight": 0.5}
 IMPORTANCES = pruning.list_importances("weight")
 ALLOCATIONS = [*pruning.list_layer_allocations(), "from-scores", "from-magnitude", "shares"]
+
+
+def name_of(case: object) -> str:
+    """A name that is the same in every process: without the addresses of functions."""
+    return re.sub(r"<function ([^ ]+) at 0x[0-9a-f]+>", r"\1", str(case))
 
 
 class Net(nn.Module):
@@ -376,7 +382,7 @@ def test_fresh_weights_take_the_place_of_all(model, data):
         {"schedule": pruning.cycles.iterative(fraction=0.4), "recipe": True, "importance": "snip"},
         {"schedule": "mask-sparsity", "recipe": True},
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_channels_and_training(settings, model, splits, tmp_path):
     recipe = Recipe(epochs=1, batch_size=4, lr=0.05)
