@@ -430,7 +430,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "reason"), REFUSED, ids=[str(s) for s, _ in REFUSED])
+@pytest.mark.parametrize(("settings", "reason"), REFUSED, ids=[name_of(s) for s, _ in REFUSED])
 def test_the_verb_says_why_not(settings, reason, model, data):
     with pytest.raises(UsageError, match=reason):
         nw.prune(model, data[0][:2], settings.pop("budget", None), **{"keep": 0.5, **settings})
