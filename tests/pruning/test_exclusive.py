@@ -183,3 +183,10 @@ def test_the_recipe_runs_in_its_quick_size(tmp_path):
     run = execute(Run(papers.load("exssnet"), quick=True, out=tmp_path))
     assert {c.name for c in run.paper.claims if c.scope == ""} == set(run.measured)
     save(run, tmp_path, "netwright reproduce exssnet --quick")
+
+
+def test_parts_without_examples_stay_empty():
+    part = Part.from_tensors(torch.randn(8, 1, 4, 4), torch.arange(8) % 4)
+    whole = Splits("four", part, part.head(0), part, tuple("abcd"))
+    tasks_found = split_by_class(whole, 2)
+    assert [len(s.val) for s in tasks_found] == [0, 0] and len(permuted(tasks_found[1], 3).val) == 0

@@ -57,7 +57,7 @@ def permuted(splits: Splits, seed: int) -> Splits:
 
     def shuffle(part: Part) -> Part:
         x, y = _all(part)
-        return Part.from_tensors(x.reshape(len(x), -1)[:, order].reshape(x.shape), y)
+        return Part.from_tensors(x.flatten(1)[:, order].reshape(x.shape), y)
 
     return replace(
         splits,
