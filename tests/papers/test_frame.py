@@ -15,7 +15,7 @@ from netwright.papers import Claim, Run, Verdict, evidence, execute, frame, pape
 from netwright.papers.page import render
 from netwright.papers.plot import Panel, figure
 
-SLUG = "n2n"  # stands in: a line of the list
+SLUG = "s4"  # stands in: a line of the list
 
 
 def recipe_of(function, claims=None, slug=SLUG):
@@ -101,8 +101,8 @@ def test_a_run_leaves_evidence(tmp_path):
     lines = []
     run = execute(Run(recipe_of(measured), seed=3, say=lines.append))
     assert run.verdict is Verdict.REPRODUCED and lines == ["measuring"]
-    found = save(run, tmp_path, "netwright reproduce n2n --seed 3")
-    assert json.loads((tmp_path / "n2n.json").read_text()) == found
+    found = save(run, tmp_path, "netwright reproduce s4 --seed 3")
+    assert json.loads((tmp_path / "s4.json").read_text()) == found
     assert (found["slug"], found["verdict"], found["quick"], found["seeds"]) == (
         SLUG,
         "reproduced",
@@ -123,16 +123,16 @@ def test_a_run_leaves_evidence(tmp_path):
     assert found["claims"][1]["state"] == "full scale only" and found["claims"][1]["holds"] is None
     assert found["versions"]["torch"] and found["hardware"]["cores"] >= 1 and found["seconds"] >= 0
     assert found["tried"] == ["another way"]
-    ET.fromstring((tmp_path / "n2n.svg").read_text())
+    ET.fromstring((tmp_path / "s4.svg").read_text())
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
 def test_a_quick_run_has_no_verdict_and_its_own_file(tmp_path):
     run = execute(Run(recipe_of(measured), quick=True))
-    found = save(run, tmp_path, "netwright reproduce n2n --quick")
+    found = save(run, tmp_path, "netwright reproduce s4 --quick")
     assert run.verdict is None and run.seeds() == [0]
     assert found["verdict"] is None and found["quick"] is True and found["why_no_verdict"] == "quick run"
-    assert (tmp_path / "n2n.quick.json").exists() and not (tmp_path / "n2n.json").exists()
+    assert (tmp_path / "s4.quick.json").exists() and not (tmp_path / "s4.json").exists()
     assert evidence.read_folder(tmp_path) == []
 
 
@@ -143,7 +143,7 @@ def test_a_scope_changes_what_counts_and_the_name(tmp_path):
 
     run = execute(Run(recipe_of(recipe)))
     assert save(run, tmp_path, "c")["verdict"] == "not reproduced"
-    assert (tmp_path / "n2n-imagenet.json").exists()
+    assert (tmp_path / "s4-imagenet.json").exists()
     run.no_verdict("not this data")
     assert run.verdict is None
 
@@ -164,9 +164,9 @@ def test_a_recipe_cannot_measure_nonsense(tmp_path):
 
 
 def test_the_docs_table_is_made_from_the_evidence(tmp_path):
-    save(execute(Run(recipe_of(measured))), tmp_path, "netwright reproduce n2n")
+    save(execute(Run(recipe_of(measured))), tmp_path, "netwright reproduce s4")
     text = papers.markdown_table(tmp_path)
-    assert "| 36 | [n2n](#n2n) |" in text and "| reproduced | 1 of 1 |" in text
+    assert "| 2 | [s4](#s4) |" in text and "| reproduced | 1 of 1 |" in text
     assert "| gain | 10 % | >= 0.05 | 0.1235 ± 0.01 | holds |" in text
     assert "| b \\| c | 2.123 |" in text and "- Tried: another way" in text
     (tmp_path / "bad.json").write_text("{}")

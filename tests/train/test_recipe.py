@@ -33,7 +33,7 @@ def test_json_round_trip() -> None:
         ("distill_weight", 1.1),
         ("clip_norm", 0.0),
         ("limit", 0),
-        ("optimizer", "adam"),
+        ("optimizer", "lion"),
         ("schedule", "linear"),
         ("precision", "fp16"),
         ("channels_last", "yes"),
