@@ -89,6 +89,9 @@ class SoftNetwork(nn.Module):
             versions would.
     """
 
+    valid_widths: Tensor
+    valid_depths: Tensor
+
     def __init__(
         self,
         model: nn.Module,
@@ -222,7 +225,8 @@ class SoftNetwork(nn.Module):
         """The shape of some candidates."""
         index = tuple(index)
         keep = {a.name: w[j] for a, w, j in zip(self.axes, self.widths, index, strict=False)}
-        depth, skipped = {}, []
+        depth: dict[str, int] = {}
+        skipped: list[str] = []
         for stage, j in zip(self.stages, index[len(self.axes) :], strict=True):
             depth[stage.blocks[0] if stage.name in depth else stage.name] = stage.depths[j]
             skipped += stage.blocks[stage.depths[j] :]
