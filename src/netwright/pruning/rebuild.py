@@ -55,6 +55,14 @@ class Layer:
         return (self.kind, self.kernel, self.stride, self.out, self.padding)
 
 
+class _Passed(nn.Module):
+    """Stands for a layer that was taken out: a copy, since what follows may write over what it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give a copy of x."""
+        return x.clone()
+
+
 def layers_of(model: nn.Module, example: Any) -> tuple[Structure, list[Layer]]:
     """The convolutions and linear maps of a network, in order of execution.
 
@@ -109,7 +117,7 @@ def rebuild(model: nn.Module, example: Any, layers: Mapping[str, Layer | None], 
     for name, layer in layers.items():
         if layer is None:
             for gone in (name, *norms[name]):
-                _replace(child, gone, nn.Identity())
+                _replace(child, gone, _Passed())
         else:
             _replace(child, name, _resized(child.get_submodule(name), layer))
     handles = [
