@@ -13,7 +13,7 @@ from netwright.errors import StructureError, UsageError
 from netwright.models import ResNetCifar
 from netwright.nas.reinforce import FACTORS, Reinforce, RemovalPolicy, Sample, ShrinkagePolicy
 from netwright.papers import Run, execute, save
-from netwright.pruning.n2n import DEGENERATE, LogitMatch, Stage, reward, softness
+from netwright.pruning.n2n import DEGENERATE, LogitMatch, Rollout, Stage, reward, softness
 from netwright.pruning.rebuild import layers_of, rebuild, shrunk
 from netwright.train import Step
 
@@ -143,6 +143,8 @@ def test_what_does_not_fit_is_degenerate():
         rebuild(model, x, {stream.name: shrunk(stream, out=0.5)})
     stage = Stage(model, x, "shrinkage", lambda m: 0.5, 0.9, 1_000)
     assert stage._judged({stream.name: shrunk(stream, out=0.5)}) == (0, 0.0)
+    stage.history.append(Rollout(0, {stream.name: shrunk(stream, out=0.5)}, 0, 0.0, DEGENERATE))
+    assert sum(p.numel() for p in stage.student().parameters()) == stage.size
     with pytest.raises(UsageError, match="no stage"):
         Stage(model, x, "growth", lambda m: 0.5, 0.9, 1_000)
 

@@ -165,7 +165,7 @@ def headline(run: Run) -> None:
             for name, scores in arms.items():
                 random = name != "policies"
                 first = stage(run, given, teacher, teacher.model, _REMOVAL, seed, random=random)
-                parent = first.build(first.best)
+                parent = first.student()
                 second = stage(run, given, teacher, parent, _SHRINKAGE, seed + 100, random=random)
                 student = second.build(second.best) if second.best.reward > first.best.reward else parent
                 scores.add([first, second], *_final(run, given, teacher, student, seed))
@@ -270,7 +270,7 @@ def full(run: Run, path: Path) -> None:
             parent, data.example(), kind, judge, max(accuracy, 1e-6), size, rollouts=5, lr=rate, seed=run.seed
         ).run(1 if run.quick else 100, run.log)
         found.append(search)
-        parent = search.build(search.best)
+        parent = search.student()
     run.measure("compression of ResNet-34", size / sum(p.numel() for p in parent.parameters()))
     rows = [(s.kind, s.best.params, 100 * s.best.accuracy, s.best.reward) for s in found]
     run.table("Best children", ("stage", "parameters", "accuracy, %", "reward"), rows)

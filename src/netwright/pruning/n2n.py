@@ -193,6 +193,10 @@ class Stage:
                 say(f"{self.kind}, update {number + 1}: mean reward {self.means[-1]:.3f}")
         return self
 
+    def student(self) -> nn.Module:
+        """The network of the best rollout, with fresh weights; the parent where no child could be built."""
+        return self.build(self.best) if self.best.params else copy.deepcopy(self.parent)
+
     def build(self, rollout: Rollout) -> nn.Module:
         """The network of a rollout, with fresh weights."""
         return rebuild(self.parent, self.example, rollout.layers, self.seed)
