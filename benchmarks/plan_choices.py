@@ -26,6 +26,8 @@ WITHOUT = {
     "repair": ["none"],
     "schedule": ["one-shot"],
 }
+#: All that the plan chooses from, and both schedules.
+WITH = {"schedule": ["one-shot", "iterative"]}
 #: What a network of no use costs and gets wrong: worse than this counts nothing.
 WORST_COST, WORST_ERROR = 1.05, 0.5
 
@@ -73,7 +75,7 @@ def main() -> None:
     areas: dict[str, list[float]] = {"without": [], "with": []}
     with tempfile.TemporaryDirectory(prefix="netwright-plan-") as place:
         for seed in range(args.seeds):
-            for name, choices in (("without", WITHOUT), ("with", None)):
+            for name, choices in (("without", WITHOUT), ("with", WITH)):
                 areas[name].append(front(args, seed, choices, Path(place) / f"{name}-{seed}"))
             print(f"seed {seed}: " + ", ".join(f"{n} {a[-1]:.4f}" for n, a in areas.items()), file=sys.stderr)
     gains = [b - a for a, b in zip(areas["without"], areas["with"], strict=True)]
