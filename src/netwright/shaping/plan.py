@@ -185,7 +185,7 @@ def _space(
         rungs=rungs,
         importance=tuple(n for n in importance if n in pruning.list_importances()),
         repair=("auto",) if recovery else ("obs", "bn"),
-        # Two stages gained nothing measurable in as many trials (benchmarks/plan_choices.py): on request only.
+        # Two stages gained nothing measurable (benchmarks/plan_choices.py): on request only.
         schedule=SCHEDULES[:1],
         recovery=(recovery,),
         distill=(0.0,) if recovery == 0 else (0.7, 0.4) if labelled else (1.0,),
