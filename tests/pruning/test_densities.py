@@ -19,6 +19,7 @@ from netwright.pruning.densities import (
     ExpectedFlow,
     convex_densities,
     layer_costs,
+    layer_macs,
     layer_names,
     synflow_densities,
     synflow_masks,
@@ -348,3 +349,25 @@ def test_a_masked_network_stays_masked_while_it_trains():
         assert bool((weight[~kept] == 0).all()) and not torch.equal(
             weight, dict(model.named_parameters())[name]
         )
+
+
+def test_weights_of_one_module_share_its_cost_by_their_elements():
+    model = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    macs = layer_macs(trace(model, torch.randn(1, 5, 16)))
+    assert macs["self_attn.in_proj_weight"] == 5 * 16 * 48
+    assert macs["self_attn.out_proj.weight"] == 5 * 16 * 16
+    assert macs["linear1.weight"] == macs["linear2.weight"] == 5 * 16 * 32
+
+
+def test_every_step_of_a_recurrence_and_every_call_of_a_shared_layer_counts():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shared, self.lstm = nn.Linear(6, 6), nn.LSTM(6, 4, batch_first=True)
+
+        def forward(self, x):
+            return self.lstm(self.shared(torch.relu(self.shared(x))))[0]
+
+    macs = layer_macs(trace(Twice().eval(), torch.randn(1, 7, 6)))
+    assert macs["shared.weight"] == 2 * 7 * 36
+    assert (macs["lstm.weight_ih_l0"], macs["lstm.weight_hh_l0"]) == (7 * 16 * 6, 7 * 16 * 4)

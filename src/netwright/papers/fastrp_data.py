@@ -9,9 +9,9 @@ import numpy as np
 
 from netwright.graphs import GraphData, deepwalk, fastrp, read
 from netwright.metrics.node_classification import evaluate_nodes
-from netwright.papers.fastrp_parts import Setting, noise, one_thread, over_seeds, ratio, timed, tune
+from netwright.papers.fastrp_parts import Setting, noise, over_seeds, ratio, timed, tune
 from netwright.papers.plot import Panel, figure
-from netwright.papers.run import Run
+from netwright.papers.run import Run, one_thread
 
 _DIM = 512
 _SCOPE = "blogcatalog"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,21 +34,6 @@ class Setting:
     def weights(self) -> tuple[float, ...]:
         """Weights of the orders."""
         return (0.0, 0.0, 1.0, self.a4)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let the matrix libraries use one thread, so that CPU time is work and not waiting."""
-    import torch
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(limits=1):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def timed(make: Callable[[], Embedding], repeats: int = 1) -> tuple[Embedding, list[float]]:

@@ -15,7 +15,6 @@ from netwright.papers.fastrp_parts import (
     STRENGTHS,
     Setting,
     noise,
-    one_thread,
     over_seeds,
     ratio,
     timed,
@@ -23,7 +22,7 @@ from netwright.papers.fastrp_parts import (
 )
 from netwright.papers.fastrp_thesis import similarity_against_reduction
 from netwright.papers.plot import Panel, figure
-from netwright.papers.run import Run
+from netwright.papers.run import Run, one_thread
 
 _DIM = 128
 _WALKS = {"walks": 10, "length": 40, "window": 10, "negatives": 5, "lr": 0.05}

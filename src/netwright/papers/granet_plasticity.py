@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from netwright.papers.plot import Panel, figure
-from netwright.papers.run import Cell, Run
-from netwright.papers.sparse_parts import digits, mean_deviation, mlp, paired, single_thread
+from netwright.papers.run import Cell, Run, one_thread
+from netwright.papers.sparse_parts import digits, mean_deviation, mlp, paired
 from netwright.pruning import plasticity
 from netwright.pruning import schedule as schedules
 from netwright.train import Recipe, Snapshots, fit
@@ -50,7 +50,7 @@ def plasticity_at_half(run: Run) -> Panel:
 
 def measure(run: Run) -> None:
     """The panel in full."""
-    with single_thread():
+    with one_thread():
         _measure(run)
 
 

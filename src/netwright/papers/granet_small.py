@@ -14,7 +14,7 @@ from netwright.data import Splits
 from netwright.models import ResNetCifar
 from netwright.papers.granet_plasticity import plasticity_at_half
 from netwright.papers.plot import Panel, figure
-from netwright.papers.run import Cell, Run
+from netwright.papers.run import Cell, Run, one_thread
 from netwright.papers.sparse_parts import (
     accuracy_table,
     digits,
@@ -22,7 +22,6 @@ from netwright.papers.sparse_parts import (
     mean_deviation,
     mlp,
     paired,
-    single_thread,
 )
 from netwright.pruning import Sparsity, TrainingCost
 from netwright.pruning import schedule as schedules
@@ -69,7 +68,7 @@ class Panels:
 
 def measure(run: Run) -> None:
     """The headline: the arms on both networks, plasticity at one half, and what regeneration costs."""
-    with single_thread():
+    with one_thread():
         panels = _digits(run)
         panels += _fashion(run)
         panels.append(plasticity_at_half(run))

@@ -11,8 +11,8 @@ from netwright.papers.lottery_rewinding_small import (
     residual_setting,
 )
 from netwright.papers.plot import Panel, figure
-from netwright.papers.run import Cell, Run
-from netwright.papers.sparse_parts import accuracy_table, mean_deviation, paired, single_thread
+from netwright.papers.run import Cell, Run, one_thread
+from netwright.papers.sparse_parts import accuracy_table, mean_deviation, paired
 from netwright.pruning.cycles import CycleRun, Cycles, lottery
 from netwright.pruning.selection import shuffled
 
@@ -24,7 +24,7 @@ ONE_SHOT, RATE, TUNED = "one shot, rewound to 5 %", "learning rate rewound to 5 
 
 def measure(run: Run) -> None:
     """Earlier steps, and what else could be done with the same budget."""
-    with single_thread():
+    with one_thread():
         _measure(run)
 
 

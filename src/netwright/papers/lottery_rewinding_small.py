@@ -11,8 +11,8 @@ from torch import nn
 from netwright.models import ResNetCifar
 from netwright.papers.lottery_rewinding_parts import Dense, Setting, Tickets, find_tickets, score, train_dense
 from netwright.papers.plot import Panel, figure
-from netwright.papers.run import Cell, Run
-from netwright.papers.sparse_parts import fashion, mean_deviation, mlp, paired, single_thread
+from netwright.papers.run import Cell, Run, one_thread
+from netwright.papers.sparse_parts import fashion, mean_deviation, mlp, paired
 from netwright.pruning.initialisation import reinitialise_
 from netwright.train import Recipe
 
@@ -26,7 +26,7 @@ Found = dict[float, list[Tickets]]
 
 def measure(run: Run) -> None:
     """The headline: both panels."""
-    with single_thread():
+    with one_thread():
         panels = [_lenet(run)]
         panels += _residual(run)
     run.plot(figure("Lottery tickets and rewinding", panels, columns=2, width=520, height=320))

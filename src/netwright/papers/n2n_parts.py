@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from netwright import models
@@ -257,8 +256,8 @@ def full(run: Run, path: Path) -> None:
         data = dataclasses.replace(
             data, train=data.train.head(64), val=data.val.head(32), test=data.test.head(32)
         )
-    torch.manual_seed(run.seed)
     model = models.load("resnet34", num_classes=data.num_classes, in_channels=data.shape[0]).model
+    model = reinitialise_(model, run.seed)
     recipe = Recipe(epochs=1 if run.quick else 200, batch_size=16 if run.quick else 128, seed=run.seed)
     teacher = fit(model, data, recipe, device=run.device).model.cpu()
     size = sum(p.numel() for p in teacher.parameters())

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from netwright.data import Splits, load
@@ -32,7 +31,7 @@ from netwright.papers.precropping_parts import (
     step_costs,
     train_family,
 )
-from netwright.papers.run import Cell, Run
+from netwright.papers.run import Cell, Run, one_thread
 from netwright.pruning.initialisation import reinitialise_
 from netwright.quantization import export_onnx
 from netwright.structure import trace
@@ -45,22 +44,14 @@ _BATCH = 64
 
 def measure(run: Run) -> None:
     """Measure every claim of the ordinary scope."""
-    _alone(_measure, run)
+    with one_thread():
+        _measure(run)
 
 
 def further(run: Run) -> None:
     """Measure the claims on networks in the manner of ShuffleNet and MobileNet."""
-    _alone(_further, run)
-
-
-def _alone(job: Callable[[Run], None], run: Run) -> None:
-    """On one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        job(run)
-    finally:
-        torch.set_num_threads(before)
+    with one_thread():
+        _further(run)
 
 
 def _prepared(run: Run) -> tuple[Splits, Recipe]:

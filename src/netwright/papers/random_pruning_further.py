@@ -18,8 +18,8 @@ from netwright.papers.random_pruning_small import (
     scores,
     train,
 )
-from netwright.papers.run import Cell, Run
-from netwright.papers.sparse_parts import accuracy_table, digits, mean_deviation, mlp, paired, single_thread
+from netwright.papers.run import Cell, Run, one_thread
+from netwright.papers.sparse_parts import accuracy_table, digits, mean_deviation, mlp, paired
 from netwright.pruning import Examples, prunable_weights, ratios
 from netwright.pruning.choosing import Allocations
 from netwright.train import Recipe, logits
@@ -37,7 +37,7 @@ _SIDES = {
 
 def measure(run: Run) -> None:
     """Depth, the side claims, SNIP's and GraSP's shares, and dense networks with as many weights."""
-    with single_thread():
+    with one_thread():
         data, recipe = fashion_data(run, 5_000)
         panels = [_depth(run, data, recipe)]
         _sides(run, data, recipe)

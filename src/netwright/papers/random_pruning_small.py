@@ -11,7 +11,7 @@ from torch import nn
 from netwright.data import Splits
 from netwright.models import ResNetCifar
 from netwright.papers.plot import Panel, figure
-from netwright.papers.run import Cell, Run
+from netwright.papers.run import Cell, Run, one_thread
 from netwright.papers.sparse_parts import (
     accuracy_table,
     digits,
@@ -19,7 +19,6 @@ from netwright.papers.sparse_parts import (
     mean_deviation,
     mlp,
     paired,
-    single_thread,
 )
 from netwright.pruning import Sparsity
 from netwright.pruning.choosing import Allocations
@@ -35,7 +34,7 @@ Make = Callable[[int], nn.Module]
 
 def measure(run: Run) -> None:
     """The headline: widths on digits, shares of the layers on digits, widths on Fashion-MNIST."""
-    with single_thread():
+    with one_thread():
         data = digits(run.quick)
         recipe = digits_recipe(run)
         run.settings["digits"] = {

@@ -6,7 +6,6 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import nn
 
 from netwright.data import Splits
@@ -23,7 +22,7 @@ from netwright.papers.random_search_sparse_parts import (
     sign_test,
     train,
 )
-from netwright.papers.run import Cell, Run
+from netwright.papers.run import Cell, Run, one_thread
 from netwright.papers.sparse_parts import digits, fashion, mlp
 from netwright.pruning.initialisation import reinitialise_
 from netwright.pruning.space import initial_loss, space
@@ -35,21 +34,14 @@ _DRAWN = 2
 
 def measure(run: Run) -> None:
     """Measure the claims of the ordinary scope."""
-    _one_thread(lambda: _headline(run))
+    with one_thread():
+        _headline(run)
 
 
 def measure_further(run: Run) -> None:
     """Measure the further arms."""
-    _one_thread(lambda: _further(run))
-
-
-def _one_thread(work: Callable[[], None]) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        work()
-    finally:
-        torch.set_num_threads(before)
+    with one_thread():
+        _further(run)
 
 
 def _recipe(run: Run, epochs: int, seed: int) -> Recipe:

@@ -6,8 +6,6 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import torch
-
 from netwright.data import Splits
 from netwright.papers.plot import Panel, figure
 from netwright.papers.precropping_parts import noise
@@ -33,7 +31,7 @@ from netwright.papers.rnn_sparsity_pruning import (
     measure_cell,
     strings,
 )
-from netwright.papers.run import Cell, Run
+from netwright.papers.run import Cell, Run, one_thread
 from netwright.papers.sparse_parts import paired
 
 BOTH = "i2h and h2h"
@@ -45,21 +43,14 @@ _LONG, _LONG_CELLS = 50, ("relu", "LSTM")
 
 def measure(run: Run) -> None:
     """Measure the claims of the ordinary scope."""
-    _one_thread(lambda: _headline(run))
+    with one_thread():
+        _headline(run)
 
 
 def measure_further(run: Run) -> None:
     """Measure the further arms."""
-    _one_thread(lambda: _further(run))
-
-
-def _one_thread(work: Callable[[], None]) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        work()
-    finally:
-        torch.set_num_threads(before)
+    with one_thread():
+        _further(run)
 
 
 def _headline(run: Run) -> None:

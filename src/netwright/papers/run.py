@@ -154,3 +154,18 @@ def execute(run: Run) -> Run:
         run.paper.recipe(run)
         run.timings["total cpu"] = time.process_time() - cpu
     return run
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: CPU time is work then and not waiting, and small networks gain by no more."""
+    import torch
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1):
+            yield
+    finally:
+        torch.set_num_threads(before)

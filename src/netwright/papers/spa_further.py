@@ -22,6 +22,7 @@ from netwright.pruning import prune, prune_onnx
 from netwright.pruning.elements import Context
 from netwright.pruning.examples import Examples
 from netwright.pruning.importance import Importance, find_elements, gather, normalise, reduced_dims
+from netwright.pruning.initialisation import reinitialise_
 from netwright.quantization import export_onnx
 from netwright.structure import Structure
 from netwright.structure.onnx import OnnxNetwork, read_onnx
@@ -162,11 +163,10 @@ def _one(name: str, size: int) -> tuple[float, float]:
     """Share of the parameters kept, and the largest difference of the exported network."""
     import onnxruntime
 
-    torch.manual_seed(0)
-    if size:
-        model, example = models.load(name, num_classes=100).model.eval(), torch.randn(2, 3, size, size)
-    else:
-        model, example = models.load(name, num_classes=10, in_channels=8).model.eval(), torch.randn(2, 12, 8)
+    loaded = models.load(name, num_classes=100 if size else 10, in_channels=3 if size else 8)
+    model = reinitialise_(loaded.model).eval()
+    shape = (2, 3, size, size) if size else (2, 12, 8)
+    example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     pruned = prune(
         model, example, 0.5, importance="magnitude-l1", allocation="uniform", repair="none", round_to=1
     )

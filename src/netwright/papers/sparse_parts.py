@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -19,17 +18,6 @@ from netwright.pruning.initialisation import reinitialise_
 #: Arm -> test accuracy of each seed.
 Scores = Mapping[str, Sequence[float]]
 _HELD = 0.3
-
-
-@contextlib.contextmanager
-def single_thread() -> Iterator[None]:
-    """Compute with one thread: small networks gain nothing by more, and figures stay comparable."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def digits(quick: bool = False, *, raw: bool = False) -> Splits:

@@ -11,6 +11,7 @@ from netwright.data import Splits, load
 from netwright.models import ResNetCifar
 from netwright.papers.run import Cell, Run
 from netwright.papers.tas_shapes import PUBLISHED, counted, published
+from netwright.pruning.initialisation import reinitialise_
 from netwright.pruning.tas import DISTILL, Tas, search
 from netwright.structure import Budget, trace
 from netwright.train import Recipe, evaluate, fit
@@ -36,10 +37,8 @@ def measure(run: Run, path: Path) -> None:
         looking = dataclasses.replace(looking, epochs=1, batch_size=16)
     run.settings |= {"training": dataclasses.asdict(recipe), "search": dataclasses.asdict(looking)}
     _published(run)
-    torch.manual_seed(run.seed)
-    dense = fit(
-        ResNetCifar(depth, data.num_classes, data.shape[0]), data, recipe, device=run.device
-    ).model.cpu()
+    network = reinitialise_(ResNetCifar(depth, data.num_classes, data.shape[0]), run.seed)
+    dense = fit(network, data, recipe, device=run.device).model.cpu()
     with run.timed("search"):
         found = search(
             dense,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from netwright.data import Part, Splits
 from netwright.models import ResNetCifar
 from netwright.papers.plot import Panel, figure
-from netwright.papers.run import Cell, Run
-from netwright.papers.sparse_parts import accuracy_table, fashion, mean_deviation, paired, single_thread
+from netwright.papers.run import Cell, Run, one_thread
+from netwright.papers.sparse_parts import accuracy_table, fashion, mean_deviation, paired
 from netwright.pruning import prune
 from netwright.pruning.crop import count_uniform
 from netwright.pruning.initialisation import reinitialise_
@@ -150,7 +150,7 @@ def headline(run: Run) -> None:
     given = setting(run)
     scores: dict[str, list[float]] = {n: [] for n in (_DENSE, UNIFORM, RANDOM, BEST, TAS, TAS_KD)}
     costs, cases = Costs(), []
-    with single_thread():
+    with one_thread():
         for seed in run.seeds():
             case = Case.make(run, given, seed)
             shape, target = case.found.shape, case.found.target
@@ -220,7 +220,7 @@ def components(run: Run) -> None:
     given = setting(run)
     kinds: Mapping[str, dict[str, bool]] = {"none": {}, "prefix": {"prefix": True}, "KD": {"distill": True}}
     scores: dict[str, list[float]] = {}
-    with single_thread():
+    with one_thread():
         for seed in run.seeds():
             case = Case.make(run, given, seed)
             shapes = {"uniform": case.uniform(), "random": case.random(1)[0], "TAS": case.found.shape}

@@ -25,7 +25,6 @@ from netwright.pruning.result import Pruned
 from netwright.pruning.widths import Widths, check_round_to
 from netwright.structure import Budget, Structure
 from netwright.structure.collecting import uncollected
-from netwright.structure.sources import why
 
 #: Largest relative difference of the small network from the masked dense one, in float64.
 _TOLERANCE = 1e-6
@@ -178,23 +177,8 @@ def _removed(
         *shrunk.notes,
         *repair_(shrunk.model, repair, net, model, keep, examples, shrunk.adopted),
     ]
-    return Pruned(
-        shrunk.model,
-        shrunk.kept,
-        before=net.dense,
-        after=net.cost(keep),
-        frozen=[(axis.name, why(axis)) for axis in net.axes if not axis.prunable],
-        net=net,
-        keep=keep,
-        how=shrunk.how,
-        attributes=shrunk.attributes,
-        adopted=shrunk.adopted,
-        notes=notes,
-        seconds=time.perf_counter() - begun,
-        latency=latency,
-        error=error,
-        scales=shrunk.scales,
-    )
+    seconds = time.perf_counter() - begun
+    return Pruned.of(net, keep, shrunk, notes=notes, seconds=seconds, latency=latency, error=error)
 
 
 def _shrunk(

@@ -13,7 +13,6 @@ from netwright.pruning.examples import Examples
 from netwright.pruning.repair import check_repair, repair_
 from netwright.pruning.result import Pruned
 from netwright.structure import Structure
-from netwright.structure.facts import why
 
 
 def cut(
@@ -52,18 +51,5 @@ def cut(
     repair = check_repair(repair, examples)
     shrunk = structure.shrink(model, net, keep)
     more = repair_(shrunk.model, repair, net, model, keep, examples, shrunk.adopted)
-    return Pruned(
-        shrunk.model,
-        shrunk.kept,
-        before=net.dense,
-        after=net.cost(keep),
-        frozen=[(axis.name, why(axis)) for axis in net.axes if not axis.prunable],
-        net=net,
-        keep=keep,
-        how=shrunk.how,
-        attributes=shrunk.attributes,
-        adopted=shrunk.adopted,
-        notes=[*notes, *net.notes, *shrunk.notes, *more],
-        seconds=time.perf_counter() - begun,
-        scales=shrunk.scales,
-    )
+    told = [*notes, *net.notes, *shrunk.notes, *more]
+    return Pruned.of(net, keep, shrunk, notes=told, seconds=time.perf_counter() - begun)

@@ -26,10 +26,13 @@ from torch.utils import _pytree as pytree
 from netwright.errors import BudgetError, ModelError
 from netwright.pruning.selection import Masks, densities_of, top_masks
 from netwright.structure import Budget, Inputs, Structure
+from netwright.structure.cost import CONVOLUTIONS, PRODUCTS
 
 Floats = NDArray[np.float64]
 
 _TINY = 1e-100
+#: Operators that multiply by a weight of their module; batched products may be those of two activations.
+_READS = frozenset((*CONVOLUTIONS, *PRODUCTS)) - {"bmm", "baddbmm"}
 _STEPS = 60
 _SMALLEST_RISE = 1e-9
 
@@ -324,15 +327,31 @@ def convex_densities(
     return dict(zip(names, density.tolist(), strict=True))
 
 
+def layer_macs(net: Structure) -> dict[str, int]:
+    """Multiply-accumulates that each weight takes part in, for one example.
+
+    Where one module has several weights (attention, recurrence) all of them meet the same rows, so their
+    operators' costs are divided in proportion to the elements.
+    """
+    recording = net.recording
+    sizes = {c.name: math.prod(recording.shapes[recording.parameters[c.name]]) for c in net.consumers}
+    weights: dict[str, list[str]] = {}
+    for consumer in net.consumers:
+        weights.setdefault(consumer.module, []).append(consumer.name)
+    macs: dict[str, float] = dict.fromkeys(sizes, 0.0)
+    for operator in net.operators:
+        named = weights.get(operator.module, ())
+        # A weight counts as a parameter where it is read first only, its slices and later calls do not.
+        if operator.params or operator.kind in _READS:
+            for name in named:
+                macs[name] += operator.macs * sizes[name] / sum(sizes[n] for n in named)
+    return {name: round(count) for name, count in macs.items()}
+
+
 def layer_costs(net: Structure, model: nn.Module, names: Sequence[str]) -> Floats:
     """Parameters and multiply-accumulates of whole layers, (2, L)."""
-    weights = dict(model.named_parameters())
-    modules = {consumer.name: consumer.module for consumer in net.consumers}
-    macs: dict[str, int] = {}
-    for operator in net.operators:
-        if operator.params and operator.macs:
-            macs[operator.module] = macs.get(operator.module, 0) + operator.macs
-    table = [[weights[n].numel() for n in names], [macs.get(modules[n], 0) for n in names]]
+    weights, macs = dict(model.named_parameters()), layer_macs(net)
+    table = [[weights[n].numel() for n in names], [macs.get(n, 0) for n in names]]
     return np.array(table, dtype=np.float64)
 
 

@@ -283,11 +283,6 @@ class Stage:
             return 0, 0.0
 
 
-def transfer(policy: nn.Module) -> nn.Module:
-    """A copy of a trained policy, to begin on another teacher with."""
-    return copy.deepcopy(policy)
-
-
 def rises(means: Sequence[float], span: int = 5) -> float:
     """Mean of the last updates less that of the first."""
     return sum(means[-span:]) / len(means[-span:]) - sum(means[:span]) / len(means[:span])

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from netwright.structure import Cost, Structure
+from netwright.structure import Cost, Shrunk, Structure
+from netwright.structure.sources import why
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,31 @@ class Pruned:
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
     dropped: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, net: Structure, keep: Tensor, shrunk: Shrunk, **rest: Any) -> Pruned:
+        """A result from a surgery and the structure that it was made on.
+
+        Args:
+            net: The dense network's structure.
+            keep: (count,) bool, the classes that stayed.
+            shrunk: What the surgery gave.
+            **rest: Further attributes.
+        """
+        return cls(
+            shrunk.model,
+            shrunk.kept,
+            before=net.dense,
+            after=net.cost(keep),
+            frozen=[(axis.name, why(axis)) for axis in net.axes if not axis.prunable],
+            net=net,
+            keep=keep,
+            how=shrunk.how,
+            attributes=shrunk.attributes,
+            adopted=shrunk.adopted,
+            scales=shrunk.scales,
+            **rest,
+        )
 
     @property
     def widths(self) -> dict[str, tuple[int, int]]:

@@ -18,6 +18,7 @@ from netwright.pruning.allocation import parse_budget
 from netwright.pruning.choosing import Allocations, check_together, choose, prunable_weights
 from netwright.pruning.combining import check_gradual, check_schedule
 from netwright.pruning.cycles import CycleRun, Cycles, Ticket, find_cycles
+from netwright.pruning.densities import layer_macs
 from netwright.pruning.elements import Context
 from netwright.pruning.examples import Examples
 from netwright.pruning.granularity import NM, Granularity, find_granularity
@@ -255,17 +256,6 @@ def _share(
             "leave the budget out, or choose another pattern",
         )
     return min(share, 1.0)
-
-
-def layer_macs(net: Structure) -> dict[str, int]:
-    """Multiply-accumulates that each weight takes part in, for one example."""
-    modules = {consumer.module: consumer.name for consumer in net.consumers}
-    macs: dict[str, int] = {}
-    for operator in net.operators:
-        if operator.params and operator.macs and operator.module in modules:
-            name = modules[operator.module]
-            macs[name] = macs.get(name, 0) + operator.macs
-    return macs
 
 
 def _layers(model: nn.Module, net: Structure | None) -> list[Layer]:

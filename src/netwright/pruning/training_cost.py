@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from netwright.pruning.densities import layer_macs
 from netwright.pruning.mask_state import MaskState
-from netwright.pruning.sparsify import layer_macs
 from netwright.pruning.sparsity import Sparsity
 from netwright.structure import Structure
 from netwright.train import Callback, State

@@ -8,6 +8,7 @@ Super-Resolution Using Very Deep Residual Channel Attention Networks, ECCV 2018 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from netwright.errors import ModelError
 MEAN = (0.4488, 0.4371, 0.4040)
 
 
-class Recoloured(nn.Module):
+class Recoloured(nn.Module, ABC):
     """A network that works on images without their mean colour.
 
     Args:
@@ -32,9 +33,9 @@ class Recoloured(nn.Module):
         values = MEAN if channels == 3 else (sum(MEAN) / 3,) * channels
         self.register_buffer("mean", torch.tensor(values).reshape(1, channels, 1, 1), persistent=False)
 
+    @abstractmethod
     def enlarge(self, x: Tensor) -> Tensor:
         """(B, C, H, W) around zero -> (B, C, scale H, scale W) around zero."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in 0..1 -> (B, C, scale H, scale W)."""
