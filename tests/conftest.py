@@ -15,9 +15,16 @@ hypothesis.settings.load_profile("netwright")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Use one thread in each worker: the workers are the parallelism."""
+    """Use one thread in each worker: the workers are the parallelism. Draw alike while collecting."""
+    torch.manual_seed(0)
     if os.environ.get("PYTEST_XDIST_WORKER"):
         torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    """Let a test draw the same whatever ran before it, so that a failure repeats."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
