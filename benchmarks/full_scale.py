@@ -27,8 +27,8 @@ from netwright.data import Part, Splits, resize_bicubic
 from netwright.metrics import DeadRates, dead_neurons, peak_memory
 from netwright.models import EDSR, SwinIR
 from netwright.pruning import AP, Context, MaskState, Sparsity, choose, prunable_weights
-from netwright.pruning.cycles import CycleRun, lottery
-from netwright.pruning.schedule import Custom, Event, granet, shrink, static
+from netwright.pruning.schedules.cycles import CycleRun, lottery
+from netwright.pruning.schedules.schedule import Custom, Event, granet, shrink, static
 from netwright.train import Recipe
 
 

@@ -17,9 +17,9 @@ from netwright import pruning
 from netwright.cli import main
 from netwright.models import ResNetCifar
 from netwright.pruning import MaskState
-from netwright.pruning.cycles import list_cycles
-from netwright.pruning.density_allocation import names as channel_allocations
-from netwright.pruning.schedule import list_schedules
+from netwright.pruning.allocations.density_allocation import names as channel_allocations
+from netwright.pruning.schedules.cycles import list_cycles
+from netwright.pruning.schedules.schedule import list_schedules
 
 NET = """
 import torch

@@ -28,7 +28,7 @@ from netwright.papers.iss_p_parts import (
     Data,
     train_arm,
 )
-from netwright.pruning.initialisation import reinitialise_
+from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.train import Recipe
 
 

@@ -26,7 +26,7 @@ from netwright.papers.precropping_parts import (
     nonzero,
     step_costs,
 )
-from netwright.pruning.initialisation import reinitialise_
+from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.structure import trace
 from netwright.train import Recipe
 

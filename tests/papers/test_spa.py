@@ -10,9 +10,9 @@ import netwright as nw
 from netwright import papers
 from netwright.papers import Run, execute, save
 from netwright.papers.spa_further import producer
-from netwright.pruning.examples import Examples
-from netwright.pruning.importance import score
-from netwright.pruning.obs import refit, saliency
+from netwright.pruning.importances.importance import score
+from netwright.pruning.importances.obs import refit, saliency
+from netwright.pruning.statistics.examples import Examples
 from netwright.structure import trace
 
 #: Parameters when every group keeps half of its channels, agreeing with an independent tool.

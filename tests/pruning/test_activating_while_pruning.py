@@ -15,8 +15,8 @@ from netwright.data import Part, Splits
 from netwright.errors import UsageError
 from netwright.metrics import dead_neurons
 from netwright.pruning import AP, Context, MaskState, Sparsity, choose, movement, prunable_weights
-from netwright.pruning import schedule as schedules
-from netwright.pruning.cycles import CycleRun, lottery
+from netwright.pruning.schedules import schedule as schedules
+from netwright.pruning.schedules.cycles import CycleRun, lottery
 from netwright.train import Recipe, fit
 
 

@@ -8,9 +8,9 @@ from netwright import pruning, structure
 from netwright.errors import BudgetError, StructureError, UsageError
 from netwright.models import ResNetCifar
 from netwright.pruning import score, select
-from netwright.pruning.allocation import allocate
-from netwright.pruning.limits import Limits
-from netwright.pruning.widths import Widths
+from netwright.pruning.allocations.allocation import allocate
+from netwright.pruning.allocations.limits import Limits
+from netwright.pruning.allocations.widths import Widths
 from netwright.structure import Budget
 
 

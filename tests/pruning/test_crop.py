@@ -13,7 +13,9 @@ from torch import nn
 from netwright.errors import BudgetError
 from netwright.models import ResNetCifar
 from netwright.papers import precropping_nets as small_nets
-from netwright.pruning.crop import (
+from netwright.pruning.allocations.crop_widths import Ends, Prices, convex_widths, widths_of_densities
+from netwright.pruning.importances.densities import layer_names
+from netwright.pruning.removal.crop import (
     count_convex,
     count_densities,
     count_synflow,
@@ -21,9 +23,7 @@ from netwright.pruning.crop import (
     crop,
     fit,
 )
-from netwright.pruning.crop_widths import Ends, Prices, convex_widths, widths_of_densities
-from netwright.pruning.densities import layer_names
-from netwright.pruning.initialisation import reinitialise_
+from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.structure import trace
 
 
@@ -197,7 +197,7 @@ def test_convex_widths_of_a_chain_are_optimal(name):
 
 
 def test_branches_raise_the_expected_flow():
-    from netwright.pruning.crop_widths import _Slopes
+    from netwright.pruning.allocations.crop_widths import _Slopes
 
     model, _, net = built("residual")
     ends = Ends.of(net)

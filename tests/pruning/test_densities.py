@@ -15,7 +15,7 @@ from torch import nn
 
 from netwright.errors import BudgetError, ModelError, UsageError
 from netwright.models import ResNetCifar
-from netwright.pruning.densities import (
+from netwright.pruning.importances.densities import (
     ExpectedFlow,
     convex_densities,
     layer_costs,
@@ -26,8 +26,8 @@ from netwright.pruning.densities import (
     synflow_scores,
     water_fill,
 )
-from netwright.pruning.mask_state import MaskState, bake
-from netwright.pruning.selection import densities_of, shuffled, top_masks
+from netwright.pruning.masks.mask_state import MaskState, bake
+from netwright.pruning.masks.selection import densities_of, shuffled, top_masks
 from netwright.structure import trace
 
 

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 from netwright import pruning, structure
 from netwright.errors import ModelError, UsageError
 from netwright.pruning import Context, Examples
-from netwright.pruning.densities import synflow_masks
-from netwright.pruning.elements import scores_of
-from netwright.pruning.gradients import crop_flow, grasp, taylor
-from netwright.pruning.importance import find_elements
-from netwright.pruning.moments import gather_moments
-from netwright.pruning.obs import DAMPING
+from netwright.pruning.importances.densities import synflow_masks
+from netwright.pruning.importances.elements import scores_of
+from netwright.pruning.importances.gradients import crop_flow, grasp, taylor
+from netwright.pruning.importances.importance import find_elements
+from netwright.pruning.importances.obs import DAMPING
+from netwright.pruning.statistics.moments import gather_moments
 
 ALL = [n for n in pruning.list_importances("weight") if n not in ("movement", "learned")]
 

@@ -14,8 +14,8 @@ from netwright import papers
 from netwright.data import Part, Splits
 from netwright.errors import DataError, UsageError
 from netwright.papers import Run, execute, save
-from netwright.pruning.exclusive import ExSSNet, knn_accuracy
-from netwright.pruning.supermask import kept_count, masks_of, scores_in, signed_constant_, with_scores
+from netwright.pruning.systems.exclusive import ExSSNet, knn_accuracy
+from netwright.pruning.systems.supermask import kept_count, masks_of, scores_in, signed_constant_, with_scores
 from netwright.train import Recipe, fit
 from netwright.train.continual import average_accuracy, forgetting, permuted, split_by_class
 

@@ -14,7 +14,7 @@ from torch import nn
 from netwright.data import Part, Splits
 from netwright.errors import UsageError
 from netwright.pruning import MaskState, Sparsity, TrainingCost, plasticity
-from netwright.pruning import schedule as schedules
+from netwright.pruning.schedules import schedule as schedules
 from netwright.structure import trace
 from netwright.train import Recipe, Snapshots, evaluate, fit
 

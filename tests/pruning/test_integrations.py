@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from netwright.errors import MissingExtraError, UsageError
 from netwright.pruning import MaskState, Sparsity
 from netwright.pruning.integrations import lightning_callback, trainer_callback
-from netwright.pruning.schedule import granet
+from netwright.pruning.schedules.schedule import granet
 
 STEPS, BATCH = 12, 8
 

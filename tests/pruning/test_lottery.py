@@ -12,7 +12,7 @@ from torch import nn
 
 from netwright.data import Part, Splits
 from netwright.pruning import MaskState, stability
-from netwright.pruning.cycles import CycleRun, Cycles, iterative, lottery
+from netwright.pruning.schedules.cycles import CycleRun, Cycles, iterative, lottery
 from netwright.train import Callback, Recipe, Snapshots, factor, fit
 
 RECIPE = Recipe(epochs=3, batch_size=16, lr=0.1, precision="fp32", augment=False, schedule="step")

@@ -17,10 +17,10 @@ from netwright.data import Part, Splits
 from netwright.errors import UsageError
 from netwright.models import ResNetCifar
 from netwright.papers import Run, execute, save
-from netwright.pruning.cut import cut
-from netwright.pruning.mask_sparsity import mask_sparsity, sparse_train
-from netwright.pruning.penalties import L1, L2, ScalePenalty, SmoothL1, scales
-from netwright.pruning.scale_masks import below, by_energy, mask_from, removed_scales, vote
+from netwright.pruning.removal.cut import cut
+from netwright.pruning.removal.mask_sparsity import mask_sparsity, sparse_train
+from netwright.pruning.removal.scale_masks import below, by_energy, mask_from, removed_scales, vote
+from netwright.pruning.schedules.penalties import L1, L2, ScalePenalty, SmoothL1, scales
 from netwright.structure import trace
 from netwright.train import Recipe, fit
 

@@ -11,8 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from netwright.errors import ArtefactError, UsageError
 from netwright.pruning import MaskState, Sparsity, bake
-from netwright.pruning.schedule import Custom, Event
-from netwright.pruning.selection import Masks
+from netwright.pruning.masks.selection import Masks
+from netwright.pruning.schedules.schedule import Custom, Event
 from netwright.train import Average
 
 X = torch.randn(16, 6, generator=torch.Generator().manual_seed(1))
@@ -514,7 +514,7 @@ class TestOwnLoop:
             assert len(sparsity.changes) == 1
 
     def test_growing_by_momentum_sees_the_momentum_of_what_is_masked(self, net):
-        from netwright.pruning.schedule import rigl
+        from netwright.pruning.schedules.schedule import rigl
 
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
         sparsity = Sparsity(0.4, schedule=rigl(0.5, every=4, by="momentum")).attach(net, optimizer, 20)

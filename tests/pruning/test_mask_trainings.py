@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from netwright.data import Splits, load
 from netwright.pruning import ElementImportance, MaskState, Sparsity
-from netwright.pruning.schedule import Steps, granet
+from netwright.pruning.schedules.schedule import Steps, granet
 from netwright.train import Callback, Recipe, State, fit
 
 RECIPE = Recipe(epochs=4, batch_size=64, lr=0.1, precision="fp32", limit=512)

@@ -16,18 +16,18 @@ from netwright import pruning
 from netwright.data import Part, Splits
 from netwright.errors import BudgetError, UsageError
 from netwright.pruning import Channel, Context, Examples, Sparsity
-from netwright.pruning.allocation import allocate, list_allocations
-from netwright.pruning.density_allocation import names as channel_allocations
-from netwright.pruning.density_allocation import resolve
-from netwright.pruning.elements import ElementImportance, learned, scores_of
-from netwright.pruning.granularity import NM, Block, find_granularity
-from netwright.pruning.importance import find_elements
-from netwright.pruning.layerwise import Layers, layer_counts
-from netwright.pruning.limits import Limits
-from netwright.pruning.mask_state import MaskState
-from netwright.pruning.members import normalised, score_channels
-from netwright.pruning.schedule import Rounds, list_schedules
-from netwright.pruning.widths import Widths
+from netwright.pruning.allocations.allocation import allocate, list_allocations
+from netwright.pruning.allocations.density_allocation import names as channel_allocations
+from netwright.pruning.allocations.density_allocation import resolve
+from netwright.pruning.allocations.layerwise import Layers, layer_counts
+from netwright.pruning.allocations.limits import Limits
+from netwright.pruning.allocations.widths import Widths
+from netwright.pruning.importances.elements import ElementImportance, learned, scores_of
+from netwright.pruning.importances.importance import find_elements
+from netwright.pruning.importances.members import normalised, score_channels
+from netwright.pruning.masks.granularity import NM, Block, find_granularity
+from netwright.pruning.masks.mask_state import MaskState
+from netwright.pruning.schedules.schedule import Rounds, list_schedules
 from netwright.structure import Budget
 from netwright.train import Recipe
 
@@ -372,14 +372,14 @@ def test_fresh_weights_take_the_place_of_all(model, data):
         {"schedule": "one-shot", "recipe": True, "distill": True},
         {"schedule": "one-shot", "repair": "fine-tune", "recipe": True},
         {"schedule": "one-shot", "reinit": True, "recipe": True, "allocation": "convex"},
-        {"schedule": pruning.cycles.iterative(rounds=2), "recipe": True},
+        {"schedule": pruning.schedules.cycles.iterative(rounds=2), "recipe": True},
         {
-            "schedule": pruning.cycles.iterative(rounds=2),
+            "schedule": pruning.schedules.cycles.iterative(rounds=2),
             "recipe": True,
             "distill": True,
             "allocation": "erk",
         },
-        {"schedule": pruning.cycles.iterative(fraction=0.4), "recipe": True, "importance": "snip"},
+        {"schedule": pruning.schedules.cycles.iterative(fraction=0.4), "recipe": True, "importance": "snip"},
         {"schedule": "mask-sparsity", "recipe": True},
     ],
     ids=name_of,

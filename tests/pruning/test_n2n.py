@@ -13,8 +13,8 @@ from netwright.errors import StructureError, UsageError
 from netwright.models import ResNetCifar
 from netwright.nas.reinforce import FACTORS, Reinforce, RemovalPolicy, Sample, ShrinkagePolicy
 from netwright.papers import Run, execute, save
-from netwright.pruning.n2n import DEGENERATE, LogitMatch, Rollout, Stage, reward, softness
-from netwright.pruning.rebuild import layers_of, rebuild, shrunk
+from netwright.pruning.removal.rebuild import layers_of, rebuild, shrunk
+from netwright.pruning.systems.n2n import DEGENERATE, LogitMatch, Rollout, Stage, reward, softness
 from netwright.train import Step
 
 

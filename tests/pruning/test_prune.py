@@ -182,7 +182,7 @@ class TestLatency:
         """Time in proportion to the number of parameters, so that the tests time nothing."""
         from types import SimpleNamespace
 
-        from netwright.pruning import latency
+        from netwright.pruning.allocations import latency
 
         seen = []
 

@@ -19,7 +19,7 @@ from netwright.pruning import (
     ratios,
     sparsify,
 )
-from netwright.pruning.layerwise import find_layer_allocation
+from netwright.pruning.allocations.layerwise import find_layer_allocation
 from netwright.train import Callback, Recipe, fit
 
 LENET = {"a": (300, 784), "b": (100, 300), "c": (10, 100)}

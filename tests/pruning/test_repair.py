@@ -9,8 +9,8 @@ from netwright import data, pruning, structure
 from netwright.errors import DataError, UsageError
 from netwright.models import ResNetCifar
 from netwright.pruning import Examples, recalibrate_
-from netwright.pruning.moments import gather_moments, unfold
-from netwright.pruning.obs import refit, saliency, solve
+from netwright.pruning.importances.obs import refit, saliency, solve
+from netwright.pruning.statistics.moments import gather_moments, unfold
 
 
 def moments(rows):

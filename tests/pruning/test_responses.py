@@ -9,15 +9,15 @@ from torch import nn
 from netwright import pruning, structure
 from netwright.errors import UsageError
 from netwright.pruning import Examples
-from netwright.pruning.granularity import Channel, find_granularity
-from netwright.pruning.members import (
+from netwright.pruning.importances.members import (
     aggregate,
     members,
     normalised,
     score_channels,
     vote,
 )
-from netwright.pruning.responses import ranks
+from netwright.pruning.importances.responses import ranks
+from netwright.pruning.masks.granularity import Channel, find_granularity
 
 
 class Branches(nn.Module):
@@ -90,7 +90,7 @@ def test_channels_are_scored_as_their_readers_see_them(name, case):
         "hrank": lambda v: (v != 0).double().mean(dim=(0, 2)),
     }[name](inner)
     expected = {"stem.weight": stream, "wide.weight": one.reshape(6, 16).mean(dim=1)}
-    function, _ = pruning.importance.find_importance(name)
+    function, _ = pruning.importances.importance.find_importance(name)
     scores = function(net, model, examples)
     for weight, values in expected.items():
         classes = net.layers[weight][0].reshape(-1)
@@ -108,7 +108,7 @@ def test_ranks_of_hand_made_maps():
 
 def test_fpgm_is_the_sum_of_distances_to_the_other_filters(case):
     model, net, examples, _ = case
-    function, _ = pruning.importance.find_importance("fpgm")
+    function, _ = pruning.importances.importance.find_importance("fpgm")
     scores = function(net, model, examples)
     classes = net.layers["wide.weight"][0].reshape(-1)
     filters = model.wide.weight.detach().double().flatten(1)

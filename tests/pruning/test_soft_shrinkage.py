@@ -14,9 +14,9 @@ import netwright as nw
 from netwright.data import Part, Splits
 from netwright.errors import UsageError
 from netwright.pruning import NM, Context, MaskState, Sparsity, choose, layer_counts, prunable_weights
-from netwright.pruning import schedule as schedules
-from netwright.pruning.layerwise import Layers
-from netwright.pruning.soft import sampled_masks
+from netwright.pruning.allocations.layerwise import Layers
+from netwright.pruning.schedules import schedule as schedules
+from netwright.pruning.schedules.soft import sampled_masks
 from netwright.train import Recipe, fit
 
 

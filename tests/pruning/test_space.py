@@ -12,7 +12,7 @@ from netwright.data import Part
 from netwright.errors import DataError, StructureError, UsageError
 from netwright.models import ResNetCifar
 from netwright.nas import search
-from netwright.pruning.space import initial_loss, space
+from netwright.pruning.systems.space import initial_loss, space
 from netwright.structure import check
 
 

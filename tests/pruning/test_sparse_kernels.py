@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import netwright as nw
 from netwright.errors import UsageError
 from netwright.pruning import MaskState, bake
-from netwright.pruning.sparse_kernels import SparseLinear, accelerate_sparse
+from netwright.pruning.masks.sparse_kernels import SparseLinear, accelerate_sparse
 
 HAS_SPARSE_CORES = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 

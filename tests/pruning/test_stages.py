@@ -9,9 +9,9 @@ from torch import nn
 import netwright as nw
 from netwright.errors import UsageError
 from netwright.models import ResNetCifar
-from netwright.pruning.channels import remove_channels
-from netwright.pruning.cycles import Cycles, iterative
-from netwright.pruning.stages import in_stages
+from netwright.pruning.removal.channels import remove_channels
+from netwright.pruning.removal.stages import in_stages
+from netwright.pruning.schedules.cycles import Cycles, iterative
 
 
 class Separable(nn.Module):

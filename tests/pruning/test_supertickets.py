@@ -21,19 +21,19 @@ from netwright.models import (
     without,
 )
 from netwright.pruning import MaskState, Sparsity, load
-from netwright.pruning.hidden_channels import (
+from netwright.pruning.masks.masked import bare
+from netwright.pruning.schedules.penalties import L1, ScalePenalty, scales
+from netwright.pruning.schedules.schedule import Steps
+from netwright.pruning.systems.hidden_channels import (
     channel_macs,
     choose_removal,
     cost_weights,
     hidden_scales,
     whole_branches,
 )
-from netwright.pruning.joint import JointTraining, alive_mask
-from netwright.pruning.masked import bare
-from netwright.pruning.optimizer_slots import cut_slots, put_slots_, slots_of
-from netwright.pruning.penalties import L1, ScalePenalty, scales
-from netwright.pruning.schedule import Steps
-from netwright.pruning.supertickets import draw_ticket, supertickets
+from netwright.pruning.systems.joint import JointTraining, alive_mask
+from netwright.pruning.systems.optimizer_slots import cut_slots, put_slots_, slots_of
+from netwright.pruning.systems.supertickets import draw_ticket, supertickets
 from netwright.structure import shrink, trace
 from netwright.train import Average, Recipe, Snapshots, build_optimizer, fit
 

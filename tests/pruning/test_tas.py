@@ -18,10 +18,10 @@ from netwright.papers import Run, execute
 from netwright.papers.claims import FURTHER
 from netwright.papers.tas_shapes import PUBLISHED, UNPRUNED, counted, published
 from netwright.pruning import Tas, load, prune, save_pruned
-from netwright.pruning.crop_widths import Ends
-from netwright.pruning.soft_network import SoftNetwork
-from netwright.pruning.soft_shapes import lowered, random_shape, target_of
-from netwright.pruning.soft_width import (
+from netwright.pruning.allocations.crop_widths import Ends
+from netwright.pruning.systems.soft_network import SoftNetwork
+from netwright.pruning.systems.soft_shapes import lowered, random_shape, target_of
+from netwright.pruning.systems.soft_width import (
     aligned_sum,
     candidate_depths,
     candidate_widths,
@@ -30,7 +30,7 @@ from netwright.pruning.soft_width import (
     interpolate_channels,
     soften,
 )
-from netwright.pruning.tas import cost_loss, search, temperature
+from netwright.pruning.systems.tas import cost_loss, search, temperature
 from netwright.structure import trace
 from netwright.train import Recipe
 

@@ -52,7 +52,7 @@ def _first_line(thing: object) -> str:
 
 def _importances() -> dict[str, str]:
     from netwright import pruning
-    from netwright.pruning.importance import find_elements, find_importance
+    from netwright.pruning.importances.importance import find_elements, find_importance
 
     weights = pruning.list_importances("weight")
     found = {}
@@ -77,9 +77,9 @@ def _granularities() -> dict[str, str]:
 
 
 def _allocations() -> dict[str, str]:
-    from netwright.pruning.allocation import find_allocation
-    from netwright.pruning.density_allocation import names
-    from netwright.pruning.layerwise import find_layer_allocation, list_layer_allocations
+    from netwright.pruning.allocations.allocation import find_allocation
+    from netwright.pruning.allocations.density_allocation import names
+    from netwright.pruning.allocations.layerwise import find_layer_allocation, list_layer_allocations
 
     found = {
         "convex": "The widths that carry most of SynFlow's expected flow (channels only).",
@@ -96,8 +96,8 @@ def _allocations() -> dict[str, str]:
 
 
 def _schedules() -> dict[str, str]:
-    from netwright.pruning.cycles import iterative, lottery
-    from netwright.pruning.schedule import explain_schedule, list_schedules
+    from netwright.pruning.schedules.cycles import iterative, lottery
+    from netwright.pruning.schedules.schedule import explain_schedule, list_schedules
 
     found = {name: explain_schedule(name) for name in list_schedules()}
     found |= {"lottery": _first_line(lottery), "iterative": _first_line(iterative)}

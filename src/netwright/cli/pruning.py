@@ -167,8 +167,8 @@ def _budget(budget: str | None, keep: str | None, needed: bool = True) -> Budget
 
 def _schedule(name: str, **settings: Any) -> Any:
     """The schedule with its settings, or its name where there are none."""
-    from netwright.pruning import cycles
-    from netwright.pruning.schedule import Rounds
+    from netwright.pruning.schedules import cycles
+    from netwright.pruning.schedules.schedule import Rounds
 
     given = {key: value for key, value in settings.items() if value is not None}
     for key in given:

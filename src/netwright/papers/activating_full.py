@@ -14,8 +14,8 @@ from netwright.models import load as load_model
 from netwright.papers.activating_parts import AWAKE, HOST, P, arms, train_panel
 from netwright.papers.activating_while_pruning import CIFAR
 from netwright.papers.run import Run
-from netwright.pruning.cycles import lottery
-from netwright.pruning.initialisation import reinitialise_
+from netwright.pruning.removal.initialisation import reinitialise_
+from netwright.pruning.schedules.cycles import lottery
 from netwright.train import Recipe
 
 _LARGEST_SMALL = 64

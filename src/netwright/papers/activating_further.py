@@ -18,10 +18,11 @@ from netwright.papers.plot import Panel as Plot
 from netwright.papers.plot import figure
 from netwright.papers.run import Cell, Run
 from netwright.papers.sparse_parts import digits, mlp
-from netwright.pruning import AP, MaskState, Sparsity, schedule
-from netwright.pruning.cycles import iterative, lottery
-from netwright.pruning.initialisation import reinitialise_
-from netwright.pruning.schedule import Schedule
+from netwright.pruning import AP, MaskState, Sparsity
+from netwright.pruning.removal.initialisation import reinitialise_
+from netwright.pruning.schedules import schedule
+from netwright.pruning.schedules.cycles import iterative, lottery
+from netwright.pruning.schedules.schedule import Schedule
 from netwright.train import Recipe, evaluate, fit
 
 _LEVEL = 14

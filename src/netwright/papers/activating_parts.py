@@ -14,8 +14,8 @@ from netwright.metrics import DeadRates, dead_neurons
 from netwright.papers.run import Cell, Run
 from netwright.papers.sparse_parts import mean_deviation, paired
 from netwright.pruning import AP, Context, ElementImportance
-from netwright.pruning.cycles import CycleRun, Cycles
-from netwright.pruning.initialisation import reinitialise_
+from netwright.pruning.removal.initialisation import reinitialise_
+from netwright.pruning.schedules.cycles import CycleRun, Cycles
 from netwright.train import Callback, Recipe, State, evaluate
 
 #: Share of the remaining weights that goes in a cycle, and AP's part of it, as published.

@@ -21,7 +21,7 @@ from netwright.papers.plot import Panel as Plot
 from netwright.papers.plot import figure
 from netwright.papers.run import Cell, Run
 from netwright.papers.sparse_parts import digits, mlp, paired
-from netwright.pruning.cycles import lottery
+from netwright.pruning.schedules.cycles import lottery
 from netwright.train import Recipe
 
 #: Levels of the premise: the host alone at about 0, 50, 80, 90 and 95 % sparsity.

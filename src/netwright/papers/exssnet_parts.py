@@ -16,8 +16,8 @@ from netwright.models import ResNetCifar
 from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Cell, Run
 from netwright.papers.sparse_parts import fashion, mean_deviation, paired
-from netwright.pruning.exclusive import ExSSNet
-from netwright.pruning.supermask import signed_constant_
+from netwright.pruning.systems.exclusive import ExSSNet
+from netwright.pruning.systems.supermask import signed_constant_
 from netwright.train import Recipe, evaluate, fit
 from netwright.train.continual import average_accuracy, forgetting, permuted, split_by_class
 

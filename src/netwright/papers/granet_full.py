@@ -10,8 +10,8 @@ from netwright.papers.granet_small import GMP, GMP_HALF, GRANET, RIGL, STATIC, P
 from netwright.papers.plot import figure
 from netwright.papers.run import Run
 from netwright.papers.sparse_parts import paired
-from netwright.pruning import schedule as schedules
-from netwright.pruning.schedule import Gradual
+from netwright.pruning.schedules import schedule as schedules
+from netwright.pruning.schedules.schedule import Gradual
 
 _SHARES = {True: (0.1, 0.05, 0.02), False: (0.2, 0.1)}
 

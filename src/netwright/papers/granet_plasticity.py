@@ -14,7 +14,7 @@ from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Cell, Run, one_thread
 from netwright.papers.sparse_parts import digits, mean_deviation, mlp, paired
 from netwright.pruning import plasticity
-from netwright.pruning import schedule as schedules
+from netwright.pruning.schedules import schedule as schedules
 from netwright.train import Recipe, Snapshots, fit
 
 NONE, EXCHANGE, ALL = "no regeneration", "exchange", "as many as pruned"

@@ -24,9 +24,9 @@ from netwright.papers.sparse_parts import (
     paired,
 )
 from netwright.pruning import Sparsity, TrainingCost
-from netwright.pruning import schedule as schedules
-from netwright.pruning.initialisation import reinitialise_
-from netwright.pruning.schedule import Custom, Event, Gradual
+from netwright.pruning.removal.initialisation import reinitialise_
+from netwright.pruning.schedules import schedule as schedules
+from netwright.pruning.schedules.schedule import Custom, Event, Gradual
 from netwright.structure import trace
 from netwright.train import Callback, Recipe, cross_entropy, evaluate, fit
 

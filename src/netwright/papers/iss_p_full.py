@@ -14,7 +14,7 @@ from netwright.models import EDSR, SwinIR
 from netwright.papers.iss_p import BENCHMARK
 from netwright.papers.iss_p_parts import HEADLINE, ISSP, RANDOM, Data, train_arms
 from netwright.papers.run import Run
-from netwright.pruning.initialisation import reinitialise_
+from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.train import Recipe
 
 #: The published sparsities are 90, 95 and 99 %; the middle one is run.

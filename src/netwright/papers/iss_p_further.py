@@ -26,7 +26,7 @@ from netwright.papers.iss_p_parts import (
 from netwright.papers.iss_p_small import KEEP, edsr, plots, recipe
 from netwright.papers.plot import figure
 from netwright.papers.run import Run
-from netwright.pruning.initialisation import reinitialise_
+from netwright.pruning.removal.initialisation import reinitialise_
 
 #: Steps of the transformer's trainings, which cost more, and of the variants'.
 _STEPS = 400

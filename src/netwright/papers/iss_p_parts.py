@@ -15,7 +15,7 @@ from netwright.metrics import Enlarged, enlarging_quality
 from netwright.papers.run import Cell, Run
 from netwright.papers.sparse_parts import mean_deviation, paired
 from netwright.pruning import MaskState, Sparsity
-from netwright.pruning import schedule as schedules
+from netwright.pruning.schedules import schedule as schedules
 from netwright.train import AbsoluteError, Callback, GradientNorms, Objective, Recipe, State, fit
 
 SCALE = 2

@@ -29,7 +29,7 @@ from netwright.papers.iss_p_parts import (
 from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Cell, Run
 from netwright.papers.sparse_parts import paired
-from netwright.pruning.initialisation import reinitialise_
+from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.train import Recipe
 
 KEEP = 0.05

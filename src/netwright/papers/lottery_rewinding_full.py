@@ -10,8 +10,8 @@ from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Cell, Run
 from netwright.papers.sparse_parts import mean_deviation, paired
 from netwright.pruning import prunable_weights
-from netwright.pruning.cycles import CycleRun, lottery
-from netwright.pruning.schedule import When
+from netwright.pruning.schedules.cycles import CycleRun, lottery
+from netwright.pruning.schedules.schedule import When
 from netwright.train import evaluate
 
 #: Network -> the steps that it is rewound to.

@@ -13,8 +13,8 @@ from netwright.papers.lottery_rewinding_small import (
 from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Cell, Run, one_thread
 from netwright.papers.sparse_parts import accuracy_table, mean_deviation, paired
-from netwright.pruning.cycles import CycleRun, Cycles, lottery
-from netwright.pruning.selection import shuffled
+from netwright.pruning.masks.selection import shuffled
+from netwright.pruning.schedules.cycles import CycleRun, Cycles, lottery
 
 _REWIND = 0.05
 _STEPS = (0.0, 0.005, 0.025, _REWIND)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from netwright.data import Splits
 from netwright.papers.run import Run
 from netwright.pruning import Stability, stability
-from netwright.pruning.cycles import CycleRun, lottery
-from netwright.pruning.schedule import When, steps_at
-from netwright.pruning.selection import Masks
+from netwright.pruning.masks.selection import Masks
+from netwright.pruning.schedules.cycles import CycleRun, lottery
+from netwright.pruning.schedules.schedule import When, steps_at
 from netwright.train import Recipe, Snapshots, evaluate, fit
 
 #: Share of the remaining weights that goes at each level.

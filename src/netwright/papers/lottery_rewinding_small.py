@@ -13,7 +13,7 @@ from netwright.papers.lottery_rewinding_parts import Dense, Setting, Tickets, fi
 from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Cell, Run, one_thread
 from netwright.papers.sparse_parts import fashion, mean_deviation, mlp, paired
-from netwright.pruning.initialisation import reinitialise_
+from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.train import Recipe
 
 #: Shares of the training that are rewound to.

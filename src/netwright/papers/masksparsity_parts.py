@@ -15,11 +15,11 @@ from netwright.models import ResNetCifar
 from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Run
 from netwright.papers.sparse_parts import fashion, mean_deviation, paired
-from netwright.pruning.cut import cut
-from netwright.pruning.initialisation import reinitialise_
-from netwright.pruning.mask_sparsity import mask_sparsity, sparse_train
-from netwright.pruning.penalties import L1, scales
-from netwright.pruning.scale_masks import mask_from, removed_scales
+from netwright.pruning.removal.cut import cut
+from netwright.pruning.removal.initialisation import reinitialise_
+from netwright.pruning.removal.mask_sparsity import mask_sparsity, sparse_train
+from netwright.pruning.removal.scale_masks import mask_from, removed_scales
+from netwright.pruning.schedules.penalties import L1, scales
 from netwright.structure import Structure, trace
 from netwright.train import Recipe, evaluate, factor, fit
 

@@ -14,8 +14,8 @@ from netwright.data import Splits, load
 from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Cell, Run
 from netwright.papers.sparse_parts import mean_deviation, paired
-from netwright.pruning.initialisation import reinitialise_
-from netwright.pruning.n2n import LogitMatch, Stage, distilled_student, rises
+from netwright.pruning.removal.initialisation import reinitialise_
+from netwright.pruning.systems.n2n import LogitMatch, Stage, distilled_student, rises
 from netwright.train import Objective, Recipe, evaluate, fit
 
 _REMOVAL, _SHRINKAGE = "removal", "shrinkage"

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from netwright.data import Splits
 from netwright.papers.plot import Panel
 from netwright.papers.run import Cell, Run
-from netwright.pruning import crop as cropping
-from netwright.pruning.densities import synflow_masks
-from netwright.pruning.initialisation import reinitialise_
-from netwright.pruning.mask_state import MaskState
-from netwright.pruning.selection import densities_of, shuffled
+from netwright.pruning.importances.densities import synflow_masks
+from netwright.pruning.masks.mask_state import MaskState
+from netwright.pruning.masks.selection import densities_of, shuffled
+from netwright.pruning.removal import crop as cropping
+from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.structure import Structure, trace
 from netwright.train import Recipe, Runtime, build_optimizer, cross_entropy, evaluate, fit, resolve_device
 

@@ -32,7 +32,7 @@ from netwright.papers.precropping_parts import (
     train_family,
 )
 from netwright.papers.run import Cell, Run, one_thread
-from netwright.pruning.initialisation import reinitialise_
+from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.quantization import export_onnx
 from netwright.structure import trace
 from netwright.train import Recipe

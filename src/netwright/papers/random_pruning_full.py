@@ -11,7 +11,7 @@ from netwright.papers.plot import figure
 from netwright.papers.random_pruning_small import DENSE, ERK, UNIFORM, Make, gap_panel, scores
 from netwright.papers.run import Run
 from netwright.papers.sparse_parts import paired
-from netwright.pruning.choosing import Allocations
+from netwright.pruning.allocations.choosing import Allocations
 from netwright.train import Recipe
 
 _SHARES = (0.05, 0.2, 0.5, 0.8)

@@ -21,7 +21,7 @@ from netwright.papers.random_pruning_small import (
 from netwright.papers.run import Cell, Run, one_thread
 from netwright.papers.sparse_parts import accuracy_table, digits, mean_deviation, mlp, paired
 from netwright.pruning import Examples, prunable_weights, ratios
-from netwright.pruning.choosing import Allocations
+from netwright.pruning.allocations.choosing import Allocations
 from netwright.train import Recipe, logits
 
 _KEPT = 0.1

@@ -21,8 +21,8 @@ from netwright.papers.sparse_parts import (
     paired,
 )
 from netwright.pruning import Sparsity
-from netwright.pruning.choosing import Allocations
-from netwright.pruning.initialisation import reinitialise_
+from netwright.pruning.allocations.choosing import Allocations
+from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.train import Recipe, evaluate, fit
 
 DENSE, ERK, UNIFORM = "dense", "random, ERK", "random, uniform"

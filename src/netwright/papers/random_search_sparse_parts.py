@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from netwright.data import Splits
 from netwright.metrics.bootstrap import Interval, bootstrap_ci
 from netwright.nas import search
-from netwright.pruning.space import initial_loss, space
+from netwright.pruning.systems.space import initial_loss, space
 from netwright.train import Recipe, evaluate, fit
 
 #: What the accuracy has to reach for the epochs to count.

@@ -24,8 +24,8 @@ from netwright.papers.random_search_sparse_parts import (
 )
 from netwright.papers.run import Cell, Run, one_thread
 from netwright.papers.sparse_parts import digits, fashion, mlp
-from netwright.pruning.initialisation import reinitialise_
-from netwright.pruning.space import initial_loss, space
+from netwright.pruning.removal.initialisation import reinitialise_
+from netwright.pruning.systems.space import initial_loss, space
 from netwright.train import Recipe
 
 _HIDDEN = 256

@@ -13,7 +13,7 @@ from torch import nn
 from netwright.data import Splits, reber
 from netwright.models import TokenClassifier, recurrent
 from netwright.pruning import MaskState, Sparsity, choose, prunable_weights
-from netwright.pruning.selection import Masks
+from netwright.pruning.masks.selection import Masks
 from netwright.train import Recipe, evaluate, fit
 
 #: How the claims call a cell -> its name in `netwright.models`.

@@ -19,10 +19,16 @@ from netwright.papers.run import Cell, Run
 from netwright.papers.spa_parts import network, setting
 from netwright.papers.sparse_parts import mean_deviation, paired
 from netwright.pruning import prune, prune_onnx
-from netwright.pruning.elements import Context
-from netwright.pruning.examples import Examples
-from netwright.pruning.importance import Importance, find_elements, gather, normalise, reduced_dims
-from netwright.pruning.initialisation import reinitialise_
+from netwright.pruning.importances.elements import Context
+from netwright.pruning.importances.importance import (
+    Importance,
+    find_elements,
+    gather,
+    normalise,
+    reduced_dims,
+)
+from netwright.pruning.removal.initialisation import reinitialise_
+from netwright.pruning.statistics.examples import Examples
 from netwright.quantization import export_onnx
 from netwright.structure import Structure
 from netwright.structure.onnx import OnnxNetwork, read_onnx

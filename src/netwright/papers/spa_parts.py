@@ -17,7 +17,7 @@ from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Run
 from netwright.papers.sparse_parts import fashion, mean_deviation, paired
 from netwright.pruning import prune
-from netwright.pruning.initialisation import reinitialise_
+from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.train import Recipe, evaluate, fit
 
 SHARES = (0.75, 0.5)

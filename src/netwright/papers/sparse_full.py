@@ -12,7 +12,7 @@ from netwright.data import Splits, load
 from netwright.models import ResNetCifar
 from netwright.models import load as load_model
 from netwright.papers.run import Run
-from netwright.pruning.initialisation import reinitialise_
+from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.train import Recipe
 
 CIFAR, IMAGENET = "cifar-10", "imagenet"

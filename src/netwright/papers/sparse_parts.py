@@ -13,7 +13,7 @@ from torch import nn
 from netwright.data import Part, Splits, load
 from netwright.papers.precropping_parts import noise
 from netwright.papers.run import Cell, Run
-from netwright.pruning.initialisation import reinitialise_
+from netwright.pruning.removal.initialisation import reinitialise_
 
 #: Arm -> test accuracy of each seed.
 Scores = Mapping[str, Sequence[float]]

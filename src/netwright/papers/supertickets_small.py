@@ -13,11 +13,11 @@ from netwright.models import MixedNet
 from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Cell, Run
 from netwright.papers.sparse_parts import fashion, mean_deviation, paired
-from netwright.pruning.choosing import choose
-from netwright.pruning.initialisation import reinitialise_
-from netwright.pruning.joint import JointTraining
-from netwright.pruning.mask_state import bake
-from netwright.pruning.supertickets import SuperTicket, draw_ticket
+from netwright.pruning.allocations.choosing import choose
+from netwright.pruning.masks.mask_state import bake
+from netwright.pruning.removal.initialisation import reinitialise_
+from netwright.pruning.systems.joint import JointTraining
+from netwright.pruning.systems.supertickets import SuperTicket, draw_ticket
 from netwright.train import Recipe, evaluate
 
 AT_ONCE, NEXT, NEVER, SPLIT = (
@@ -254,7 +254,7 @@ def _cost_table(run: Run, setting: Setting, arms: Arms, pipeline: list[float]) -
 
 
 def _row(name: str, interval: object) -> tuple[Cell, ...]:
-    from netwright.pruning.joint import Interval
+    from netwright.pruning.systems.joint import Interval
 
     assert isinstance(interval, Interval)
 

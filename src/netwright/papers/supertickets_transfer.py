@@ -13,9 +13,9 @@ from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Cell, Run
 from netwright.papers.sparse_parts import digits, fashion, mean_deviation, paired
 from netwright.papers.supertickets_small import Setting
-from netwright.pruning.initialisation import reinitialise_
-from netwright.pruning.joint import JointTraining
-from netwright.pruning.supertickets import SuperTicket, draw_ticket
+from netwright.pruning.removal.initialisation import reinitialise_
+from netwright.pruning.systems.joint import JointTraining
+from netwright.pruning.systems.supertickets import SuperTicket, draw_ticket
 from netwright.train import Recipe, evaluate, fit, recalibrated
 
 KEEP = 0.1

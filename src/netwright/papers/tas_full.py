@@ -11,8 +11,8 @@ from netwright.data import Splits, load
 from netwright.models import ResNetCifar
 from netwright.papers.run import Cell, Run
 from netwright.papers.tas_shapes import PUBLISHED, counted, published
-from netwright.pruning.initialisation import reinitialise_
-from netwright.pruning.tas import DISTILL, Tas, search
+from netwright.pruning.removal.initialisation import reinitialise_
+from netwright.pruning.systems.tas import DISTILL, Tas, search
 from netwright.structure import Budget, trace
 from netwright.train import Recipe, evaluate, fit
 

@@ -15,11 +15,11 @@ from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Cell, Run, one_thread
 from netwright.papers.sparse_parts import accuracy_table, fashion, mean_deviation, paired
 from netwright.pruning import prune
-from netwright.pruning.crop import count_uniform
-from netwright.pruning.initialisation import reinitialise_
-from netwright.pruning.soft_network import Shape, SoftNetwork
-from netwright.pruning.soft_shapes import random_shape
-from netwright.pruning.tas import DISTILL, Searched, Tas, search
+from netwright.pruning.removal.crop import count_uniform
+from netwright.pruning.removal.initialisation import reinitialise_
+from netwright.pruning.systems.soft_network import Shape, SoftNetwork
+from netwright.pruning.systems.soft_shapes import random_shape
+from netwright.pruning.systems.tas import DISTILL, Searched, Tas, search
 from netwright.structure import Budget
 from netwright.train import Recipe, evaluate, fit
 

@@ -1,14 +1,25 @@
 """Pruning: importance x granularity x allocation x schedule; `prune` removes structure, `sparsify` masks."""
 
-from netwright.pruning import gradients, magnitude, obs, responses, taylor  # noqa: F401 - they register importances
-from netwright.pruning.activate import AP
-from netwright.pruning.allocation import list_allocations, register_allocation, select
-from netwright.pruning.choosing import choose, prunable_weights
-from netwright.pruning.cycles import CycleRun, Cycles, Ticket, iterative, lottery
-from netwright.pruning.elements import Context, ElementImportance, learned, movement, register_elements
-from netwright.pruning.examples import Examples
-from netwright.pruning.granularity import NM, Block, Channel, Granularity, Slices
-from netwright.pruning.importance import (
+from netwright.pruning.allocations.allocation import list_allocations, register_allocation, select
+from netwright.pruning.allocations.choosing import choose, prunable_weights
+from netwright.pruning.allocations.layerwise import (
+    Layers,
+    from_scores,
+    layer_counts,
+    list_layer_allocations,
+    register_layer_allocation,
+)
+from netwright.pruning.allocations.ratios import ratios
+from netwright.pruning.importances import gradients, magnitude, obs, responses, taylor  # noqa: F401 - they register importances
+from netwright.pruning.importances.activate import AP
+from netwright.pruning.importances.elements import (
+    Context,
+    ElementImportance,
+    learned,
+    movement,
+    register_elements,
+)
+from netwright.pruning.importances.importance import (
     Importance,
     list_importances,
     normalise,
@@ -16,33 +27,28 @@ from netwright.pruning.importance import (
     score,
 )
 from netwright.pruning.integrations import lightning_callback, trainer_callback
-from netwright.pruning.joint import JointTraining
-from netwright.pruning.layerwise import (
-    Layers,
-    from_scores,
-    layer_counts,
-    list_layer_allocations,
-    register_layer_allocation,
-)
-from netwright.pruning.mask_state import MaskState, bake
-from netwright.pruning.masked import bare, carry_masks
+from netwright.pruning.masks.granularity import NM, Block, Channel, Granularity, Slices
+from netwright.pruning.masks.mask_state import MaskState, bake
+from netwright.pruning.masks.masked import bare, carry_masks
+from netwright.pruning.masks.sparse_kernels import Accelerated, accelerate_sparse
 from netwright.pruning.onnx_files import prune_onnx
-from netwright.pruning.plasticity import Plasticity, plasticity
-from netwright.pruning.ratios import ratios
-from netwright.pruning.repair import list_repairs
-from netwright.pruning.result import Pruned
-from netwright.pruning.saving import load, save_pruned
-from netwright.pruning.space import NodeSpace, initial_loss, space
-from netwright.pruning.sparse_kernels import Accelerated, accelerate_sparse
-from netwright.pruning.sparse_result import Sparse
+from netwright.pruning.removal.repair import list_repairs
+from netwright.pruning.removal.result import Pruned
+from netwright.pruning.removal.saving import load, save_pruned
+from netwright.pruning.schedules.cycles import CycleRun, Cycles, Ticket, iterative, lottery
+from netwright.pruning.schedules.plasticity import Plasticity, plasticity
+from netwright.pruning.schedules.sparse_result import Sparse
+from netwright.pruning.schedules.sparsity import Sparsity
+from netwright.pruning.schedules.stability import Stability, stability
+from netwright.pruning.schedules.training_cost import TrainingCost
 from netwright.pruning.sparsify import sparsify
-from netwright.pruning.sparsity import Sparsity
-from netwright.pruning.stability import Stability, stability
-from netwright.pruning.statistics import recalibrate_
+from netwright.pruning.statistics.batch_norm import recalibrate_
+from netwright.pruning.statistics.examples import Examples
 from netwright.pruning.structured import prune
-from netwright.pruning.supertickets import SuperTicket, draw_ticket, supertickets
-from netwright.pruning.tas import Tas
-from netwright.pruning.training_cost import TrainingCost
+from netwright.pruning.systems.joint import JointTraining
+from netwright.pruning.systems.space import NodeSpace, initial_loss, space
+from netwright.pruning.systems.supertickets import SuperTicket, draw_ticket, supertickets
+from netwright.pruning.systems.tas import Tas
 
 __all__ = [
     "AP",

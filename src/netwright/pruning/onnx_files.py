@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netwright.errors import StructureError, UsageError
-from netwright.pruning.channels import remove_channels
-from netwright.pruning.importance import Importance
-from netwright.pruning.result import Pruned
+from netwright.pruning.importances.importance import Importance
+from netwright.pruning.removal.channels import remove_channels
+from netwright.pruning.removal.result import Pruned
 from netwright.structure import Budget
 from netwright.structure.onnx import OnnxNetwork, read_onnx
 from netwright.structure.onnx.checking import check_file

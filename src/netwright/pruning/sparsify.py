@@ -14,18 +14,18 @@ from torch import nn
 
 from netwright.data import Splits
 from netwright.errors import BudgetError, UsageError
-from netwright.pruning.allocation import parse_budget
-from netwright.pruning.choosing import Allocations, check_together, choose, prunable_weights
-from netwright.pruning.combining import check_gradual, check_schedule
-from netwright.pruning.cycles import CycleRun, Cycles, Ticket, find_cycles
-from netwright.pruning.densities import layer_macs
-from netwright.pruning.elements import Context
-from netwright.pruning.examples import Examples
-from netwright.pruning.granularity import NM, Granularity, find_granularity
-from netwright.pruning.mask_state import MaskState
-from netwright.pruning.schedule import Event, Schedule, find_schedule
-from netwright.pruning.sparse_result import Layer, Sparse
-from netwright.pruning.sparsity import Sparsity
+from netwright.pruning.allocations.allocation import parse_budget
+from netwright.pruning.allocations.choosing import Allocations, check_together, choose, prunable_weights
+from netwright.pruning.importances.densities import layer_macs
+from netwright.pruning.importances.elements import Context
+from netwright.pruning.masks.granularity import NM, Granularity, find_granularity
+from netwright.pruning.masks.mask_state import MaskState
+from netwright.pruning.schedules.combining import check_gradual, check_schedule
+from netwright.pruning.schedules.cycles import CycleRun, Cycles, Ticket, find_cycles
+from netwright.pruning.schedules.schedule import Event, Schedule, find_schedule
+from netwright.pruning.schedules.sparse_result import Layer, Sparse
+from netwright.pruning.schedules.sparsity import Sparsity
+from netwright.pruning.statistics.examples import Examples
 from netwright.structure import Budget, Structure, trace
 from netwright.train import Recipe, fit
 
@@ -76,7 +76,7 @@ def sparsify(
             of every layer, or a function.
         schedule: When: ``one-shot`` prunes at once, ``rounds`` too but scoring anew many times, the others
             while training; ``lottery`` and ``iterative`` train several times. A name or an object of
-            `netwright.pruning.schedule` or `netwright.pruning.cycles`.
+            `netwright.pruning.schedules.schedule` or `netwright.pruning.schedules.cycles`.
         data: Examples for importances that look at some; `netwright.data.Splits` where a schedule trains.
         select: Only these weights: patterns of names; ``i2h`` and ``h2h`` of recurrent layers.
         exclude: Weights that are left alone.

@@ -12,20 +12,20 @@ from torch import nn
 
 from netwright.data import Splits
 from netwright.errors import UsageError
-from netwright.pruning.channels import remove_channels
-from netwright.pruning.cycles import Cycles, find_cycles
-from netwright.pruning.density_allocation import ChannelAllocations
-from netwright.pruning.granularity import Channel, Granularity, find_granularity
-from netwright.pruning.importance import Importance
-from netwright.pruning.initialisation import reinitialise_
-from netwright.pruning.mask_sparsity import mask_sparsity
-from netwright.pruning.mask_state import MaskState
-from netwright.pruning.result import Pruned
-from netwright.pruning.schedule import Schedule, list_schedules
+from netwright.pruning.allocations.density_allocation import ChannelAllocations
+from netwright.pruning.importances.importance import Importance
+from netwright.pruning.masks.granularity import Channel, Granularity, find_granularity
+from netwright.pruning.masks.mask_state import MaskState
+from netwright.pruning.removal.channels import remove_channels
+from netwright.pruning.removal.initialisation import reinitialise_
+from netwright.pruning.removal.mask_sparsity import mask_sparsity
+from netwright.pruning.removal.result import Pruned
+from netwright.pruning.removal.stages import in_stages
+from netwright.pruning.schedules.cycles import Cycles, find_cycles
+from netwright.pruning.schedules.schedule import Schedule, list_schedules
+from netwright.pruning.schedules.sparsity import Sparsity
 from netwright.pruning.sparsify import following
-from netwright.pruning.sparsity import Sparsity
-from netwright.pruning.stages import in_stages
-from netwright.pruning.tas import Tas, tas
+from netwright.pruning.systems.tas import Tas, tas
 from netwright.structure import Budget
 from netwright.structure.onnx import OnnxNetwork
 from netwright.train import Recipe, fit
@@ -79,8 +79,8 @@ def prune(
             settings, searches widths and depths by gradient on the data and trains the shape from scratch.
         schedule: "one-shot"; "iterative" or `cycles.iterative(...)`, which removes in stages with fine-tuning
             after each; "mask-sparsity", which first makes sparse what will be removed.
-        repair: "none", "bn", "absorb", "obs" or "auto" (see `netwright.pruning.repair`), or "fine-tune",
-            which trains instead.
+        repair: "none", "bn", "absorb", "obs" or "auto" (see `netwright.pruning.removal.repair`), or
+            "fine-tune", which trains instead.
         data: Examples for importances and repairs: a tensor (N, ...), a `netwright.data.Part`, a `DataLoader`
             or another iterable of batches, or "gaussian" or "uniform" noise, which ``repair="obs"`` takes
             where there are none. At most 1024 examples are looked at. Labels matter to importances that take

@@ -1,0 +1,1 @@
+"""How much every layer and every axis keeps, of one budget."""

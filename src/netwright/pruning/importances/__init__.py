@@ -1,0 +1,1 @@
+"""How much a network would miss its weights and channels."""

@@ -1,0 +1,1 @@
+"""Masks: how they are chosen, stored, carried and run."""

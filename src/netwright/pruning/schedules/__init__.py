@@ -1,0 +1,1 @@
+"""When a training prunes, and what it does to its masks besides."""
