@@ -1,8 +1,8 @@
 """A paper is a recipe: a function that measures the paper's claims with the packages of Netwright.
 
 A recipe is one module of this package named after the slug (``rich-lazy`` is ``rich_lazy.py``), with a
-function ``reproduce(run)`` under the decorator `paper`, and one line in `catalogue.LISTING`. Nothing else has
-to be told of it.
+function ``reproduce(run)`` under the decorator `paper`, and one entry in the ``catalogue_GROUP`` of its
+group. Nothing else has to be told of it.
 """
 
 from __future__ import annotations
