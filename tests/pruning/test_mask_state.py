@@ -343,8 +343,6 @@ class TestWeightsOfManyKinds:
         assert model.weight_hh_l0.shape == (gates * 5, 5)
         assert not model.weight_hh_l0[5:10].any()
         assert_held(model, optimizer)
-        with pytest.raises(UsageError, match="reads it directly"):
-            MaskState(kind(6, 5), {"weight_ih_l0": torch.ones(gates * 5, 6, dtype=torch.bool)}, soft=True)
 
     @HARD_AND_SOFT
     def test_a_sequential_at_the_root_answers_as_before(self, soft):

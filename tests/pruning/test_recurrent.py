@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from netwright.models import TokenClassifier, recurrent
-from netwright.pruning import MaskState, prunable_weights, sparsify
+from netwright.pruning import MaskState, bake, prunable_weights, sparsify
 
 LAYERS = {
     "rnn": lambda: nn.RNN(5, 7, 2, batch_first=True),
@@ -122,3 +123,65 @@ def test_pruned_weights_stay_zero_under_adam(cell: str) -> None:
             for slot in optimizer.state[weight].values()
             if slot.shape == mask.shape
         )
+
+
+def masked_layer(kind: str, soft: bool) -> nn.Module:
+    layer = seeded(kind)
+    MaskState(
+        layer,
+        {n: torch.rand(p.shape) < 0.5 for n, p in layer.named_parameters() if p.dim() > 1},
+        soft=soft,
+    )
+    return layer
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+class TestSoftMasks:
+    def test_they_act_like_hard_ones_and_keep_what_is_beneath(self, kind: str) -> None:
+        soft, hard = masked_layer(kind, True), masked_layer(kind, False)
+        plain = dict(seeded(kind).named_parameters())
+        x = torch.randn(2, 4, 5)
+        assert torch.allclose(soft(x)[0], hard(x)[0], atol=1e-6)
+        state = MaskState.of(soft)
+        assert all(torch.equal(state.parameter(n), plain[n]) for n in state.masks)
+        state.set_({n: torch.ones_like(m) for n, m in state.masks.items()})
+        assert torch.allclose(soft(x)[0], seeded(kind)(x)[0], atol=1e-6), "the weights come back"
+
+    def test_gradients_stop_at_the_mask(self, kind: str) -> None:
+        soft = masked_layer(kind, True)
+        soft(torch.randn(2, 4, 5))[0].square().sum().backward()
+        state = MaskState.of(soft)
+        for name, mask in state.masks.items():
+            gradient = state.parameter(name).grad
+            assert not gradient[~mask].any() and gradient[mask].any()
+
+    def test_they_survive_copies_files_types_and_removal(self, kind: str) -> None:
+        soft, x = masked_layer(kind, True), torch.randn(2, 4, 5)
+        wanted = soft(x)[0]
+        wanted.sum().backward()  # results of a pass that was differentiated must not be in the way
+        copied = copy.deepcopy(soft)
+        sent = pickle.loads(pickle.dumps(soft))
+        for twin in (copied, sent, soft.double().float()):
+            assert torch.equal(twin(x)[0], wanted) and MaskState.of(twin).soft
+        state = MaskState.of(copied)
+        state.set_({n: torch.zeros_like(m) for n, m in state.masks.items()})
+        assert not torch.equal(copied(x)[0], wanted) and torch.equal(soft(x)[0], wanted)
+        bare = MaskState.of(sent).remove()
+        assert type(bare) is type(seeded(kind)) and torch.equal(bare(x)[0], wanted)
+        assert list(bare.state_dict()) == list(seeded(kind).state_dict())
+        assert all(
+            p is q
+            for p, q in zip(
+                bare._flat_weights, map(bare.get_parameter, bare._flat_weights_names), strict=True
+            )
+        )
+        fresh = seeded(kind)
+        assert MaskState.load(fresh, soft.state_dict()).soft and torch.equal(fresh(x)[0], wanted)
+
+
+@pytest.mark.parametrize("cell", [nn.RNNCell, nn.GRUCell, nn.LSTMCell])
+def test_cells_take_soft_masks(cell: type[nn.RNNCellBase]) -> None:
+    torch.manual_seed(0)
+    model, x = cell(4, 3), torch.randn(2, 4)
+    MaskState(model, {"weight_ih": torch.rand(model.weight_ih.shape) < 0.5}, soft=True)
+    assert torch.equal(torch.stack([*model(x)]), torch.stack([*bake(model)(x)]))

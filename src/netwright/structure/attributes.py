@@ -29,15 +29,19 @@ _TYPED = frozenset(
     "in_channels out_channels groups in_features out_features num_features normalized_shape num_channels"
     " embedding_dim num_embeddings input_size hidden_size".split()
 )
+#: What a parametrization computes a weight of its shape from; of two, the second (a direction, not a length).
+_ORIGINALS = ("original", "original1")
 
 
 def typed_attributes(model: nn.Module, kept: Kept) -> Iterator[tuple[str, dict[str, Any]]]:
     """Sizes of standard layers, which their own parameters decide."""
 
     def size(path: str, name: str, dim: int) -> int:
-        full = f"{path}.{name}" if path else name
-        tensor = getattr(modules[path], name)
-        return kept[full][dim].shape[-1] if dim in kept.get(full, {}) else tensor.shape[dim]
+        below = f"{path}." if path else ""
+        for stored in (name, *(f"parametrizations.{name}.{original}" for original in _ORIGINALS)):
+            if dim in kept.get(below + stored, {}):
+                return int(kept[below + stored][dim].shape[-1])
+        return int(getattr(modules[path], name).shape[dim])
 
     modules = dict(model.named_modules())
     for path, module in modules.items():

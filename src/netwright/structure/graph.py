@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from netwright.errors import ModelError
 from netwright.structure.copying import deep_copy
+from netwright.structure.following import follows
 from netwright.structure.record import note, recording_now, within
 
 #: Layers of which the forward pass is one operator: a graph calls them instead of the operator.
@@ -257,10 +258,11 @@ def build(
     """
     network = _class_of(kind, program.signature)(kind, program, training_program)
     memo: dict[int, Any] = {id(model): network}
-    for name, module in model.named_modules():
+    for module in model.modules():
         for tensor in [*module._parameters.values(), *module._buffers.values()]:
             if tensor is not None:
                 memo[id(tensor)] = tensors.get(id(tensor), tensor)
+    for name, module in model.named_modules():
         if name and id(module) not in memo:
             memo[id(module)] = _part(module, memo)
     for module in list(model.modules()):
@@ -297,7 +299,7 @@ def is_layer(module: nn.Module) -> bool:
 
 
 def _part(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    if is_layer(module):
+    if is_layer(module) or follows(module):
         return deep_copy(module, memo)
     if isinstance(module, nn.ModuleDict):
         part: nn.Module = nn.ModuleDict()

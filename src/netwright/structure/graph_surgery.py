@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from netwright.errors import ModelError, StructureError
 from netwright.structure.attributes import Attributes, typed_attributes
+from netwright.structure.following import bar_to_graphs, settle, with_followers
 from netwright.structure.graph import GraphNetwork, Program, build
 from netwright.structure.graph_capture import Captured, calls, capture, export_free
 from netwright.structure.graph_rewrite import Resized, Unwritable, rewrite
@@ -151,6 +152,9 @@ def through_graph(
         StructureError: if the forward pass cannot be exported; says what `torch.export` said.
         Unwritable: if its sizes cannot be rewritten, or are found wrong; names operator and module.
     """
+    bar = bar_to_graphs(model)
+    if bar:
+        raise StructureError(bar)
     kind = type(model).__name__
     both = _passes(model, net)
     inputs, notes = both.inputs, list(both.notes)
@@ -174,7 +178,7 @@ def through_graph(
             kind,
             programs["program"],
             programs.get("training_program"),
-            _sliced(model, cut, factors or {}),
+            _sliced(model, with_followers(model, cut), factors or {}),
             dict(typed_attributes(model, cut)),
             constants,
         )
@@ -196,6 +200,7 @@ def through_graph(
         )
         if failure is not None:
             raise Unwritable(failure)
+    settle(network)
     return Outcome(network, kept, notes)
 
 

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from netwright.errors import StructureError, UsageError
 from netwright.structure.check import Precision, check
 from netwright.structure.copying import deep_copy
+from netwright.structure.following import settle
 from netwright.structure.inputs import Inputs
 from netwright.structure.maps import IndexMap, Layout, interchangeable, width
 from netwright.structure.multiplicity import COUPLED, INTERLEAVED, Multiplicities, multiplicities
@@ -371,3 +372,4 @@ def _disturb(
                 still = scale(still, {dim: (~copied).double()}, dims.get(0), net.layers[name][dim].shape[0])
             drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
             parameter.add_(drawn * (1 - still) * noise * parameter.std())
+    settle(made.model)

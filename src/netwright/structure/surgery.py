@@ -20,10 +20,12 @@ from netwright.structure.attributes import Attributes, typed_attributes
 from netwright.structure.collecting import uncollected
 from netwright.structure.copying import clone, deep_copy, hollow
 from netwright.structure.fitting import fit
+from netwright.structure.following import settle, with_followers
 from netwright.structure.graph import GraphNetwork
 from netwright.structure.graph_surgery import by_graph
 from netwright.structure.modules import named_modules, named_tensors
-from netwright.structure.proof import Mismatch, Order
+from netwright.structure.proof import Mismatch, Order, progress, prove
+from netwright.structure.record import try_record
 from netwright.structure.scales import Scales, fit_scales, multiply_scales
 from netwright.structure.sizes import index_maps, scale, shapes_of, take
 from netwright.structure.solve import Axis
@@ -155,6 +157,35 @@ def carry_out(model: nn.Module, net: Structure, change: Change, how: str = "auto
     return Shrunk(small, kept, fitted.attributes, adopted, "in place", notes, fitted.scales)
 
 
+@uncollected
+def holds(
+    model: nn.Module, net: Structure, keep: Tensor, attributes: Attributes, adopted: list[str]
+) -> Mismatch | None:
+    """Whether a network shrunk with given attributes is what the labels predict; the first difference if not.
+
+    Args:
+        model: The model that was traced; it is not touched.
+        net: Its structure.
+        keep: (count,) bool, True where a class stays.
+        attributes: As in `Shrunk`.
+        adopted: As in `Shrunk`.
+    """
+    kept = index_maps(net.layers, keep)
+    empty = not net.recording.real
+    twin = _rebuild(model, kept, attributes, adopted, empty=empty)
+    for run in net.runs:
+        shapes = shapes_of(run.recording, run.table, net.sizes, keep)
+        real, training = run.recording.real, run.recording.training
+        attempt = try_record(twin, net.inputs, training=training, real=real, twin=twin)
+        if attempt.error is not None:
+            return Mismatch(attempt.error.message, "", attempt.module)
+        found = progress(run, attempt.recording, shapes, whole=True)
+        found = found or prove(net, run, attempt.recording, shapes, keep, kept, ran=True)
+        if found is not None:
+            return found
+    return None
+
+
 def replay(
     model: nn.Module,
     kept: Mapping[str, Mapping[int, Tensor]],
@@ -255,7 +286,7 @@ def _rebuild(
 ) -> nn.Module:
     """Copy a module around sliced parameters and set attributes; an empty copy has no values."""
     memo: dict[int, Any] = {}
-    factors = factors or {}
+    factors, kept = factors or {}, with_followers(model, kept)
     parameters, buffers = named_tensors(model)
     with torch.no_grad():
         for name, tensor in (*parameters, *buffers):
@@ -285,6 +316,8 @@ def _rebuild(
         if isinstance(module, nn.RNNBase):
             module._flat_weights = [getattr(module, n) for n in module._flat_weights_names]
     _forget(small)
+    if not empty:
+        settle(small)
     return small
 
 

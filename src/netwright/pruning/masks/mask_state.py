@@ -10,8 +10,7 @@ when the mask does.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +18,18 @@ from torch.nn.utils import parametrize
 
 from netwright.errors import ArtefactError, UsageError
 from netwright.pruning.masks.selection import Masks
+from netwright.pruning.masks.soft_masks import (
+    ORIGINAL,
+    Soft,
+    harden,
+    is_soft,
+    plain_name,
+    soften,
+    stored_name,
+)
 
 #: Name of the module that holds the masks.
 ROOT = "_nw_mask"
-_ORIGINAL = ".parametrizations."
 
 
 class _Holder(nn.Module):
@@ -41,21 +48,22 @@ class _Root(_Holder):
         state = MaskState.of(model)
         return None if state is None else state.hold(optimizer)
 
+    def buffers_on_parameters(self, holder: nn.Module) -> dict[str, str]:
+        """Called by `netwright.structure`: a mask is cut, repeated and reordered like its weight."""
+        return {name: stored_name(holder, name) for name, _ in self.named_buffers()}
 
-class _Soft(nn.Module):
-    """Multiplies a weight by its mask in the forward pass."""
+    def bar_to_graphs(self, holder: nn.Module) -> str:
+        """Called by `netwright.structure`: a graph computes with the weights that a soft mask lies on."""
+        state = MaskState.of(holder)
+        if state is None or not state.soft:
+            return ""
+        return "soft masks are code, which a graph has none of; cut bare(model), then carry_masks"
 
-    def __init__(self, holder: nn.Module, name: str, order: Iterable[str]) -> None:
-        super().__init__()
-        # In a list, so that the holder is not registered twice and its buffer saved twice.
-        self._holder, self._name = [holder], name
-        #: How the parameters of the module stood before: a parametrization loses their order.
-        self.order = tuple(order)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        mask: Tensor = self._holder[0].get_buffer(self._name)
-        # Where a structure is traced there are no values to mask, and shapes are those of the weight.
-        return weight if weight.is_meta else weight * mask
+    def after_surgery(self, holder: nn.Module) -> None:
+        """Called by `netwright.structure`: what was added to masked weights goes."""
+        state = MaskState.of(holder)
+        if state is not None:
+            state.apply_()
 
 
 class MaskState:
@@ -86,9 +94,9 @@ class MaskState:
             holder.register_buffer(name.rpartition(".")[2], mask.to(parameter.device, torch.bool).clone())
         self.model = model
         model.add_module(ROOT, root)
-        if soft:
-            self._soften(list(masks))
-        else:
+        for name in masks if soft else ():
+            soften(model, model.get_parameter(name), _holder_of(root, name), name.rpartition(".")[2])
+        if not soft:
             self.apply_()
 
     @classmethod
@@ -140,7 +148,7 @@ class MaskState:
     @property
     def soft(self) -> bool:
         """Whether the masks act in the forward pass alone."""
-        return any(isinstance(m, _Soft) for m in self.model.modules())
+        return any(isinstance(m, Soft) for m in self.model.modules())
 
     @property
     def kept(self) -> dict[str, int]:
@@ -155,15 +163,7 @@ class MaskState:
 
     def parameter(self, name: str) -> nn.Parameter:
         """The weight under a mask, as the optimiser knows it."""
-        owner, _, leaf = name.rpartition(".")
-        module = self.model.get_submodule(owner)
-        held = getattr(module, "parametrizations", None)
-        if leaf not in module._parameters and held is not None and leaf in held:
-            found = held[leaf].original
-        else:
-            found = module._parameters[leaf]
-        assert isinstance(found, nn.Parameter)
-        return found
+        return self.model.get_parameter(stored_name(self.model, name))
 
     @torch.no_grad()
     def set_(self, masks: Mapping[str, Tensor]) -> None:
@@ -215,8 +215,8 @@ class MaskState:
         if self.soft:
             for module in list(self.model.modules()):
                 held = getattr(module, "parametrizations", None)
-                if isinstance(held, nn.ModuleDict) and any(map(_is_soft, held.values())):
-                    _harden(module)
+                if isinstance(held, nn.ModuleDict) and any(map(is_soft, held.values())):
+                    harden(module)
         del self.model._modules[ROOT]
         return self.model
 
@@ -231,18 +231,6 @@ class MaskState:
 
     def _named(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.model._modules[ROOT].named_buffers()  # type: ignore[union-attr]
-
-    def _soften(self, names: list[str]) -> None:
-        root = self.model._modules[ROOT]
-        assert root is not None
-        orders: dict[int, tuple[str, ...]] = {}
-        for name in names:
-            holder, own = _holder_of(root, name), name.rpartition(".")[2]
-            for module, leaf in _owners(self.model, self.model.get_parameter(name)):
-                order = orders.setdefault(id(module), tuple(module._parameters))
-                parametrize.register_parametrization(module, leaf, _Soft(holder, own, order))
-                # PyTorch refuses to pickle what it parametrized; processes send their networks that way.
-                type(module).__reduce_ex__ = _reduced  # type: ignore[method-assign, assignment]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -284,12 +272,12 @@ def _check(model: nn.Module, masks: Mapping[str, Tensor], soft: bool) -> None:
                 f"the mask of {name!r} has shape {tuple(mask.shape)}, which fits no parameter of that name"
             )
         owner = model.get_submodule(name.rpartition(".")[0])
-        if soft and (_ORIGINAL in "." + name or isinstance(owner, (nn.RNNBase, nn.RNNCellBase))):
+        if soft and ORIGINAL in "." + name:
             raise UsageError(
-                f"{name} cannot have a soft mask: {type(owner).__name__} reads it directly",
+                f"{name} cannot have a soft mask: another parametrization reads it",
                 "take hard masks, or exclude the layer",
             )
-        if _ORIGINAL not in "." + name:
+        if ORIGINAL not in "." + name:
             continue
         kinds = ("_WeightNorm", "_SpectralNorm")
         if not all(type(part).__name__ in kinds for part in owner.children()):
@@ -325,16 +313,6 @@ def _check_lengths(model: nn.Module, name: str, mask: Tensor) -> None:
         )
 
 
-def _owners(model: nn.Module, parameter: nn.Parameter) -> list[tuple[nn.Module, str]]:
-    """Every module that holds a parameter, under which name: one that is shared has several."""
-    return [
-        (module, leaf)
-        for module in model.modules()
-        for leaf, held in module._parameters.items()
-        if held is parameter
-    ]
-
-
 def _holder_of(root: nn.Module, name: str) -> nn.Module:
     """The module under `root` that holds the mask of a parameter; made where it is missing."""
     for part in name.split(".")[:-1]:
@@ -342,56 +320,6 @@ def _holder_of(root: nn.Module, name: str) -> nn.Module:
             root.add_module(part, _Holder())
         root = root._modules[part]  # type: ignore[assignment]
     return root
-
-
-def _is_soft(parts: nn.Module) -> bool:
-    """Whether a list of parametrizations is one soft mask and nothing else."""
-    return [type(part) for part in parts.children()] == [_Soft]
-
-
-def _reduced(module: nn.Module, protocol: object) -> tuple[Any, ...]:
-    """How a module with soft masks is pickled: as one of its own class, and its parametrizations."""
-    base = type(module).__mro__[1]
-    return object.__new__, (base,), dict(module.__dict__), None, None, _revive
-
-
-def _revive(module: nn.Module, state: dict[str, Any]) -> None:
-    modules = dict(state["_modules"])
-    parts = modules.pop("parametrizations")
-    module.__dict__.update(state, _modules=modules, _parameters=dict(state["_parameters"]))
-    for leaf, held in parts.items():
-        module.register_parameter(leaf, held.original)
-        parametrize.register_parametrization(module, leaf, held[0], unsafe=True)
-        type(module).__reduce_ex__ = _reduced  # type: ignore[method-assign, assignment]
-
-
-def _harden(module: nn.Module) -> None:
-    """Replace the parametrized weights of a module by what the forward pass sees of them."""
-    held: Any = module.parametrizations
-    if not all(map(_is_soft, held.values())):
-        raise UsageError(f"{type(module).__name__} has other parametrizations beside its masks")
-    originals = {leaf: held[leaf].original for leaf in held}
-    order = next(iter(held.values()))[0].order
-    with torch.no_grad():
-        for leaf, original in originals.items():
-            original.copy_(getattr(module, leaf))
-    # PyTorch's own removal deletes the attribute from a class which copies of the network share.
-    del module.parametrizations
-    module.__class__ = type(module).__mro__[1]
-    for leaf, original in originals.items():
-        module.register_parameter(leaf, original)
-    for leaf in filter(module._parameters.__contains__, order):
-        module._parameters[leaf] = module._parameters.pop(leaf)
-
-
-def plain_name(name: str) -> str:
-    """A name of a state dict without the marks of soft masks."""
-    head, mark, tail = name.partition(_ORIGINAL)
-    if mark and tail.endswith(".original"):
-        return f"{head}.{tail.removesuffix('.original')}"
-    if name.startswith(_ORIGINAL[1:]) and name.endswith(".original"):
-        return name.removeprefix(_ORIGINAL[1:]).removesuffix(".original")
-    return name
 
 
 def _is_soft_name(name: str, masks: Mapping[str, Tensor]) -> bool:

@@ -83,7 +83,8 @@ def carry_masks(
 ) -> MaskState:
     """Give a network that was cut from a masked one its masks, cut the same way.
 
-    `netwright.prune` does this by itself; after a surgery of one's own::
+    `netwright.prune` does this by itself, and a surgery of one's own on the masked network cuts its masks as
+    well (`netwright.structure`); after one on the network without its masks::
 
         net = nw.trace(bare(dense), example)
         done = structure.shrink(bare(dense), net, keep)

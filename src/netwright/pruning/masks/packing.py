@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from netwright.pruning.masks.mask_state import ROOT, MaskState, plain_name
+from netwright.pruning.masks.mask_state import ROOT, MaskState
 from netwright.pruning.masks.selection import Masks
+from netwright.pruning.masks.soft_masks import plain_name
 
 _PREFIX = ROOT + "."
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netwright.pruning.masks.mask_state import plain_name
+from netwright.pruning.masks.soft_masks import plain_name
 from netwright.structure.sizes import take
 
 #: Weight -> what an optimiser remembers of it.
