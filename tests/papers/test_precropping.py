@@ -12,6 +12,7 @@ from netwright import papers
 from netwright.data import Part, Splits
 from netwright.papers import Run, execute, save
 from netwright.papers import precropping_nets as nets
+from netwright.papers.noise import noise
 from netwright.papers.precropping_parts import (
     ARMS,
     CONVEX,
@@ -22,7 +23,6 @@ from netwright.papers.precropping_parts import (
     UNIFORM,
     Family,
     build,
-    noise,
     nonzero,
     step_costs,
 )

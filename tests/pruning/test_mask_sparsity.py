@@ -17,9 +17,10 @@ from netwright.data import Part, Splits
 from netwright.errors import UsageError
 from netwright.models import ResNetCifar
 from netwright.papers import Run, execute, save
+from netwright.pruning.importances.voting import agree
 from netwright.pruning.removal.cut import cut
 from netwright.pruning.removal.mask_sparsity import mask_sparsity, sparse_train
-from netwright.pruning.removal.scale_masks import below, by_energy, mask_from, removed_scales, vote
+from netwright.pruning.removal.scale_masks import below, by_energy, mask_from, removed_scales
 from netwright.pruning.schedules.penalties import L1, L2, ScalePenalty, SmoothL1, scales
 from netwright.structure import trace
 from netwright.train import Recipe, fit
@@ -91,7 +92,7 @@ def slimmed(model, data, recipe, strength):
 @settings(max_examples=80, deadline=None)
 def test_votes_are_the_most_that_the_most_modest_layer_allows(asked):
     asked = torch.from_numpy(asked)
-    goes, fewest = vote(asked), int(asked.sum(dim=1).min())
+    goes, fewest = agree(asked), int(asked.sum(dim=1).min())
     votes = asked.sum(dim=0)
     if fewest == 0:
         assert not bool(goes.any())
@@ -104,7 +105,7 @@ def test_votes_are_the_most_that_the_most_modest_layer_allows(asked):
 def test_votes_on_masks_made_by_hand():
     asked = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 0, 0, 1], [1, 0, 1, 0, 0]], dtype=torch.bool)
     # The most modest ask for two; three votes has only channel 0, two votes have channels 0, 1 and 2.
-    assert vote(asked).tolist() == [True, True, True, False, False]
+    assert agree(asked).tolist() == [True, True, True, False, False]
 
 
 def test_thresholds_leave_the_largest_and_count_energy():

@@ -14,9 +14,9 @@ from netwright.pruning.importances.members import (
     members,
     normalised,
     score_channels,
-    vote,
 )
 from netwright.pruning.importances.responses import ranks
+from netwright.pruning.importances.voting import conceded_at
 from netwright.pruning.masks.granularity import Channel, find_granularity
 
 
@@ -193,7 +193,7 @@ def test_votes_by_hand():
     assert removed(scores, 0.1).tolist() == [True, False, False, False]
     # Both ask for two, only one has both votes: a single vote is enough then, and three go.
     assert removed(scores, 0.2).tolist() == [True, True, True, False]
-    torch.testing.assert_close(vote(scores), torch.tensor([0.1, 0.2, 0.2, 0.8]))
+    torch.testing.assert_close(conceded_at(scores), torch.tensor([0.1, 0.2, 0.2, 0.8]))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -203,12 +203,12 @@ def test_the_vote_is_the_first_threshold_that_removes(seed):
     expected = torch.full((7,), torch.inf, dtype=torch.float64)
     for threshold in sorted(scores.reshape(-1).unique().tolist(), reverse=True):
         expected[removed(scores, threshold)] = threshold
-    assert torch.equal(vote(scores), expected)
+    assert torch.equal(conceded_at(scores), expected)
 
 
 def test_one_layer_votes_with_its_scores():
     scores = torch.rand(1, 9)
-    assert torch.equal(vote(scores), scores[0])
+    assert torch.equal(conceded_at(scores), scores[0])
 
 
 def test_votes_of_batch_norms_decide():

@@ -9,7 +9,8 @@ import numpy as np
 
 from netwright.graphs import GraphData, deepwalk, fastrp, read
 from netwright.metrics.node_classification import evaluate_nodes
-from netwright.papers.fastrp_parts import Setting, noise, over_seeds, ratio, timed, tune
+from netwright.papers.fastrp_parts import Setting, over_seeds, ratio, timed, tune
+from netwright.papers.noise import noise
 from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Run, one_thread
 

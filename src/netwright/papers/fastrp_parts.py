@@ -1,4 +1,4 @@
-"""What the FastRP recipes share: one-thread timing, tuning on 1 % of the labels, noise of a mean."""
+"""What the FastRP recipes share: one-thread timing, tuning on 1 % of the labels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from netwright.graphs import CSRGraph, Embedding, fastrp
 from netwright.metrics.node_classification import NodeScore, evaluate_nodes
@@ -44,12 +44,6 @@ def timed(make: Callable[[], Embedding], repeats: int = 1) -> tuple[Embedding, l
         result = make()
         seconds.append(max(time.process_time() - start, 1e-6))
     return result, sorted(seconds)
-
-
-def noise(values: ArrayLike) -> float:
-    """Half width of a 95 % interval of a mean, from the spread of its values."""
-    array = np.asarray(values, dtype=np.float64)
-    return float(1.96 * array.std(ddof=1) / np.sqrt(len(array))) if len(array) > 1 else 0.0
 
 
 def ratio(slow: float, quick: list[float]) -> tuple[float, float]:

@@ -14,13 +14,13 @@ from netwright.metrics.node_classification import NodeScore, evaluate_nodes
 from netwright.papers.fastrp_parts import (
     STRENGTHS,
     Setting,
-    noise,
     over_seeds,
     ratio,
     timed,
     tune,
 )
 from netwright.papers.fastrp_thesis import similarity_against_reduction
+from netwright.papers.noise import noise
 from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Run, one_thread
 

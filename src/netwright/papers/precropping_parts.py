@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from netwright.data import Splits
+from netwright.papers.noise import noise
 from netwright.papers.plot import Panel
 from netwright.papers.run import Cell, Run
 from netwright.pruning.importances.densities import synflow_masks
@@ -32,18 +31,7 @@ CHAIN = "chain crop"
 ARMS = (MASKS, SHUFFLED, SYNFLOW, CONVEX, UNIFORM)
 CROPS = (SYNFLOW, CONVEX, UNIFORM)
 
-#: Student's 97.5 % quantiles for 1, 2 ... degrees of freedom: for three seeds the normal one is too small.
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 _ROUNDS = 100
-
-
-def noise(values: Iterable[float]) -> float:
-    """Half width of a 95 % interval of a mean, from the spread of its values (by Student's distribution)."""
-    array = np.asarray(list(values), dtype=np.float64)
-    if len(array) < 2:
-        return 0.0
-    wide = _STUDENT[min(len(array) - 2, len(_STUDENT) - 1)]
-    return float(wide * array.std(ddof=1) / math.sqrt(len(array)))
 
 
 def build(

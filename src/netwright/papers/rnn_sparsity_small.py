@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from netwright.data import Splits
+from netwright.papers.noise import noise
 from netwright.papers.plot import Panel, figure
-from netwright.papers.precropping_parts import noise
 from netwright.papers.rnn_sparsity_graphs import (
     BARABASI,
     ENOUGH,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from netwright.data import Part, Splits, load
-from netwright.papers.precropping_parts import noise
+from netwright.papers.noise import noise
 from netwright.papers.run import Cell, Run
 from netwright.pruning.removal.initialisation import reinitialise_
 

@@ -26,6 +26,7 @@ from netwright.pruning.importances.importance import (
     score,
 )
 from netwright.pruning.importances.magnitude import norm_scales
+from netwright.pruning.importances.voting import conceded_at
 from netwright.pruning.masks.granularity import Channel
 from netwright.pruning.statistics.examples import Examples
 from netwright.structure import Structure
@@ -164,39 +165,8 @@ def normalised(net: Structure, scores: Tensor, how: str) -> Tensor:
     return scores
 
 
-def vote(scores: Tensor) -> Tensor:
-    """The threshold at which the layers of a stream first agree to remove a channel, (C,).
-
-    At a threshold t every layer asks for the removal of what is not above it. A channel goes if at least i
-    layers ask for it, with i the largest number for which as many channels go as the most modest layer asks
-    for: the conservative vote of N.-F. Jiang, X. Zhao, C.-Y. Zhao, Y.-Q. An, M. Tang and J.-Q. Wang,
-    Pruning-aware Sparse Regularization for Network Pruning (MaskSparsity), 2021.
-
-    Args:
-        scores: (L, C) what each layer gives each channel.
-
-    Returns:
-        (C,) for the scores of a single layer, these scores.
-    """
-    layers = len(scores)
-    ranked = scores.sort(dim=0).values  # (L, C): the i-th row is what i layers do not exceed
-    times = scores.reshape(-1).unique()  # (T,) ascending
-    asked = torch.searchsorted(scores.sort(dim=1).values, times.expand(layers, -1).contiguous(), right=True)
-    gone = torch.searchsorted(ranked.sort(dim=1).values, times.expand(layers, -1).contiguous(), right=True)
-    enough = gone >= asked.min(dim=0).values  # (L, T); true in the first row, falls with i
-    needed = enough.sum(dim=0) - 1  # (T,) row of the votes that are needed
-    first = torch.full_like(scores[0], torch.inf)
-    for i in range(layers):
-        when = times[needed == i]
-        at = torch.searchsorted(when, ranked[i].contiguous())  # the first such time that is not below
-        reached = at < len(when)
-        if len(when):
-            first = torch.where(reached, torch.minimum(first, when[at.clamp(max=len(when) - 1)]), first)
-    return first
-
-
 def _voted(net: Structure, found: Members) -> Tensor:
-    """`vote` on every axis, (count,); a class that a layer says nothing about is never asked for by it."""
+    """`conceded_at` on every axis, (count,); what a layer says nothing about it never asks for."""
     total = torch.zeros(net.count, dtype=torch.float64)
     owner = torch.full((net.count,), -1)
     for k, axis in enumerate(net.prunable):
@@ -211,7 +181,7 @@ def _voted(net: Structure, found: Members) -> Tensor:
             continue
         table = torch.full((len(rows), len(classes)), torch.inf, dtype=torch.float64)
         table[row, place[found.classes[here]]] = found.values[here]
-        voted = vote(table)
+        voted = conceded_at(table)
         finite = voted[voted.isfinite()]
         highest = float(finite.max()) if len(finite) else 0.0
         total[classes] = voted.nan_to_num(posinf=2 * abs(highest) + 1)

@@ -183,7 +183,7 @@ class Channel(Granularity):
     Args:
         aggregate: How the scores of all parameters that would go with a channel become one: their "sum",
             "mean", "max" or product ("prod"), that of the "first" parameter in order of definition, or the
-            threshold at which they "vote" for its removal (see `netwright.pruning.importances.members.vote`).
+            threshold at which they "vote" for its removal (see `netwright.pruning.importances.voting`).
         normalise: How the channels of one axis are made comparable with those of others: divided by their
             "mean", "sum" or "max", "gaussian" (mean 0, deviation 1), "lamp" (over the sum of all that are not
             smaller), or "none".

@@ -15,6 +15,7 @@ from netwright.errors import UsageError
 from netwright.pruning.allocations.allocation import select
 from netwright.pruning.allocations.widths import Widths
 from netwright.pruning.importances.importance import score
+from netwright.pruning.importances.voting import agree
 from netwright.pruning.schedules.penalties import scales
 from netwright.pruning.statistics.examples import Examples
 from netwright.structure import Budget, Structure
@@ -56,25 +57,6 @@ def _spare(goes: Tensor, scale: Tensor, least: int) -> Tensor:
     goes = goes.clone()
     goes[top] = False
     return goes
-
-
-def vote(asked: Tensor) -> Tensor:
-    """The channels that coupled layers give up together.
-
-    A channel goes if at least i layers want it to, i being the largest number for which as many channels go
-    as the most modest layer asked for.
-
-    Args:
-        asked: (layers, C) bool.
-
-    Returns:
-        (C,) bool.
-    """
-    votes, fewest = asked.sum(dim=0), int(asked.sum(dim=1).min())
-    for i in range(len(asked), 0, -1):
-        if int((votes >= i).sum()) >= fewest:
-            return votes >= i if fewest else torch.zeros_like(votes, dtype=torch.bool)
-    return torch.zeros_like(votes, dtype=torch.bool)
 
 
 def mask_from(
@@ -139,7 +121,7 @@ def _voted(net: Structure, found: Mapping[str, Tensor], asked: Mapping[str, Tens
                     0, at[at >= 0], scale.detach().abs().double().cpu()[at >= 0]
                 )
         if ballots:
-            goes[classes] = vote(torch.stack(ballots))
+            goes[classes] = agree(torch.stack(ballots))
     # What goes ranks below what stays; within both the larger scales rank first.
     ranks = Widths(net, torch.where(goes, 0.0, 1.0 + size.max()) + size)
     counts = torch.stack([(~goes[a.cells]).sum(dim=-1).max().clamp(min=1) for a in net.prunable])

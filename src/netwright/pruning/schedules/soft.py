@@ -36,7 +36,7 @@ def shrink_(masks: MaskState, chosen: Mapping[str, Tensor], alpha: float) -> Non
         weight.copy_(torch.where(stays, weight, weight * alpha))
 
 
-class Penalty:
+class GrowingPenalty:
     """A quadratic penalty that grows on what would be pruned.
 
     Attributes:

@@ -18,7 +18,7 @@ from netwright.pruning.masks.mask_state import MaskState, agree, bake, unwrap
 from netwright.pruning.masks.selection import Masks, top_k
 from netwright.pruning.schedules.combining import check_schedule
 from netwright.pruning.schedules.schedule import Event, Gradual, Growth, Penalise, Schedule, find_schedule
-from netwright.pruning.schedules.soft import Penalty, sampled_masks, shrink_
+from netwright.pruning.schedules.soft import GrowingPenalty, sampled_masks, shrink_
 from netwright.pruning.statistics.examples import Examples
 from netwright.train import Callback, State
 
@@ -100,7 +100,7 @@ class Sparsity(Callback):
         self._start: Masks = {}
         self.chosen: Masks = {}
         self.drawn: Masks = {}
-        self._penalty = Penalty()
+        self._penalty = GrowingPenalty()
         self._late: Event | None = None
         self._state: State | None = None
 
