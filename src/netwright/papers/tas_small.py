@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from netwright.data import Part, Splits
+from netwright.data import Splits
 from netwright.models import ResNetCifar
 from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Cell, Run, one_thread
@@ -31,10 +31,9 @@ _DENSE = "dense"
 
 @dataclass(frozen=True)
 class Setting:
-    """Data and recipes; `searched` are the images of the search."""
+    """Data and recipes."""
 
     data: Splits
-    searched: Part
     search: Tas
     recipe: Recipe
     draws: int
@@ -46,18 +45,17 @@ class Setting:
 
 
 def setting(run: Run) -> Setting:
-    """Fashion-MNIST at 14x14: 10,000 images to search, 5,000 of them to train, 5,000 others to test."""
-    images = fashion(*((256, 128) if run.quick else (10_000, 5_000)))
-    data = dataclasses.replace(images, train=images.train.head(len(images.train) // 2))
+    """Fashion-MNIST at 14x14: 10,000 images to search and to train, 5,000 others to test."""
+    data = fashion(*((256, 128) if run.quick else (10_000, 5_000)))
     recipe = Recipe(epochs=10, batch_size=64, lr=0.1, warmup_epochs=0.5, augment=False, precision="fp32")
     looking = dataclasses.replace(recipe, epochs=6, warmup_epochs=0.0)
     if run.quick:
         recipe = dataclasses.replace(recipe, epochs=1)
         looking = dataclasses.replace(looking, epochs=1, batch_size=32)
-    found = Setting(data, images.train, Tas(looking), recipe, 2 if run.quick else _DRAWS)
+    found = Setting(data, Tas(looking), recipe, 2 if run.quick else _DRAWS)
     run.settings |= {
         "data": "Fashion-MNIST at 14x14",
-        "images to search, to train, to test": [len(images.train), len(data.train), len(data.test)],
+        "images to search and to train, to test": [len(data.train), len(data.test)],
         "network": "ResNet-14, 8, 12 and 16 wide",
         "target": f"{_TARGET:.0%} of the multiply-accumulates",
         "search": dataclasses.asdict(found.search),
@@ -99,7 +97,7 @@ class Case:
         accuracy = evaluate(dense, given.data.test, device=run.device).accuracy
         with run.timed("search"):
             found = search(
-                dense, given.example, given.searched, Budget(macs=_TARGET), given.search,
+                dense, given.example, given.data.train, Budget(macs=_TARGET), given.search,
                 seed=seed, device=run.device,
             )  # fmt: skip
         run.log(f"seed {seed}: dense {accuracy:.4f}, searched {found.raw.macs:,} of {found.target:,.0f} macs")
@@ -110,11 +108,21 @@ class Case:
         """The network of all shapes."""
         return self.found.soft
 
-    def train(self, shape: Shape, *, distill: bool = False, prefix: bool = False) -> float:
-        """Test accuracy of a shape, trained from scratch or from the dense network's first channels."""
+    def train(self, shape: Shape, *, distill: bool = False, prefix: bool = False, times: int = 1) -> float:
+        """Test accuracy of a shape, trained from scratch or from the dense network's first channels.
+
+        Args:
+            shape: One of the search space.
+            distill: Follow the dense network.
+            prefix: Begin with the dense network's first channels.
+            times: How many times as many epochs as the dense network had.
+        """
         model, _ = self.soft.cut(shape, self.dense, None if prefix else self.seed)
         recipe = dataclasses.replace(
-            self.given.recipe, seed=self.seed, distill_weight=DISTILL if distill else 0.0
+            self.given.recipe,
+            epochs=times * self.given.recipe.epochs,
+            seed=self.seed,
+            distill_weight=DISTILL if distill else 0.0,
         )
         teacher = self.dense if distill else None
         with self.run.timed("training"):
@@ -181,6 +189,12 @@ def headline(run: Run) -> None:
         "published there are (0.011): the first seed ended 13.7 % below the target. It is now raised in "
         "proportion, so that the logits can move as far as published; nothing else was changed."
     )
+    run.tried(
+        "Shapes made smaller until they fit and never larger than most probable, trained on 5,000 of the "
+        "10,000 images: final shapes 17.0 %, 3.7 % and 8.1 % below the target; TAS above random 0.62 points "
+        "(+- 0.52), TAS with distillation above random -0.32 (1.25) and above TAS -0.94 (1.34). Shapes "
+        "are now brought to the budget and trained on all 10,000 images."
+    )
     for name, shapes in (
         ("final", [c.found.shape for c in cases]),
         ("most probable", [c.found.raw for c in cases]),
@@ -216,7 +230,10 @@ def _tables(run: Run, cases: Sequence[Case], costs: Costs) -> None:
 
 
 def components(run: Run) -> None:
-    """Shape by transfer, and a traditional pruner: channels by L1 norm, fine-tuned as long."""
+    """Shape by transfer, distillation in a longer training, and a traditional pruner.
+
+    The last one removes channels by L1 norm and is fine-tuned for as long as search and training take.
+    """
     given = setting(run)
     kinds: Mapping[str, dict[str, bool]] = {"none": {}, "prefix": {"prefix": True}, "KD": {"distill": True}}
     scores: dict[str, list[float]] = {}
@@ -227,6 +244,9 @@ def components(run: Run) -> None:
             for shape, kept in shapes.items():
                 for kind, how in kinds.items():
                     scores.setdefault(f"{shape}, {kind}", []).append(case.train(kept, **how))
+            for kind in ("none", "KD"):
+                longer = case.train(case.found.shape, times=2, **kinds[kind])
+                scores.setdefault(f"TAS, {kind}, twice as long", []).append(longer)
             scores.setdefault("L1 channels, fine-tuned", []).append(_traditional(case))
             run.log(f"seed {seed}: " + ", ".join(f"{k} {v[-1]:.4f}" for k, v in scores.items()))
     note = (
@@ -241,6 +261,10 @@ def components(run: Run) -> None:
     run.measure(
         "distillation above training alone, mean of three shapes",
         *paired(mean([f"{f}, KD" for f in forms]), mean([f"{f}, none" for f in forms])),
+    )
+    run.measure(
+        "distillation above training alone, TAS, trained twice as long",
+        *paired(scores["TAS, KD, twice as long"], scores["TAS, none, twice as long"]),
     )
     run.measure(
         "TAS above a random shape, mean of three kinds of transfer",

@@ -1,9 +1,9 @@
-"""Shapes of a soft network at a given cost: made smaller until they fit, or drawn at random."""
+"""Shapes of a soft network at a given cost: the probable ones brought to it, or drawn at random."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -35,39 +35,49 @@ def target_of(soft: SoftNetwork, budget: Budget | str) -> float:
     return target
 
 
-def lowered(soft: SoftNetwork, index: Iterable[int], target: float) -> tuple[int, ...]:
-    """Candidates within a budget: the next smaller one, where probability suffers least for what it saves.
+def at_budget(soft: SoftNetwork, index: Iterable[int], target: float) -> tuple[int, ...]:
+    """Candidates within a budget and close to it, near to given ones: a greedy knapsack over the choices.
 
-    When it fits, what was made smaller is made larger again where that still fits.
+    While they cost too much, the choice goes to its next smaller candidate that loses least log probability
+    for what that saves; savings beyond the budget count for nothing, so that a small overshoot is not paid
+    with a whole block. Then, where there is room, the choice goes to its next larger candidate that loses
+    least (or gains most) for what that costs, until no single one fits any more. What is found costs at most
+    the budget, and nothing that is one candidate larger does.
 
     Args:
-        soft: The network.
-        index: Candidates to begin with.
+        soft: The network, whose probabilities decide.
+        index: Candidates to begin with, as in `Shape`; the most probable ones, for instance.
         target: Multiply-accumulates.
+
+    Returns:
+        Candidates, as in `Shape`.
+
+    Raises:
+        BudgetError: if the smallest candidates cost more.
     """
-    wanted = list(index)
-    index = list(wanted)
-    logs = soft.log_probabilities()
-    now = soft.macs(index)
+    found, logs = list(index), [row.tolist() for row in soft.log_probabilities()]
+    now = soft.macs(found)
+
+    def steps(by: int) -> Iterator[tuple[float, int, int]]:
+        """Log probability lost, number of the choice, and cost after it, of every single step."""
+        for k, j in enumerate(found):
+            if 0 <= j + by < len(logs[k]):
+                other = soft.macs([*found[:k], j + by, *found[k + 1 :]])
+                if (other - now) * by > 0:  # a width of a block that is not there costs nothing
+                    yield logs[k][j] - logs[k][j + by], k, other
+
     while now > target:
-        options = []
-        for k, j in enumerate(index):
-            if j:
-                other = soft.macs([*index[:k], j - 1, *index[k + 1 :]])
-                if other < now:
-                    options.append((float(logs[k][j] - logs[k][j - 1]) / (now - other), k, other))
-        if not options:
-            raise BudgetError(f"macs of at most {target:,.0f} cannot be met")
-        _, k, now = min(options)
-        index[k] -= 1
-    while True:
-        again = []
-        for k, j in enumerate(index):
-            if j < wanted[k] and soft.macs([*index[:k], j + 1, *index[k + 1 :]]) <= target:
-                again.append((float(logs[k][j] - logs[k][j + 1]), k))
-        if not again:
-            return tuple(index)
-        index[min(again)[1]] += 1
+        smaller = [(lost / min(now - cost, now - target), k, cost) for lost, k, cost in steps(-1)]
+        if not smaller:
+            raise BudgetError(
+                f"macs of at most {target:,.0f} cannot be met", f"the smallest candidates have {now:,}"
+            )
+        _, k, now = min(smaller)
+        found[k] -= 1
+    while larger := [(lost / (cost - now), k, cost) for lost, k, cost in steps(1) if cost <= target]:
+        _, k, now = min(larger)
+        found[k] += 1
+    return tuple(found)
 
 
 def random_shape(soft: SoftNetwork, target: float, generator: torch.Generator, within: float = 0.02) -> Shape:

@@ -24,7 +24,7 @@ from netwright.errors import UsageError
 from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.pruning.removal.result import Pruned
 from netwright.pruning.systems.soft_network import Shape, SoftNetwork
-from netwright.pruning.systems.soft_shapes import lowered, target_of
+from netwright.pruning.systems.soft_shapes import at_budget, target_of
 from netwright.pruning.systems.soft_width import TENTHS
 from netwright.structure import Budget, trace
 from netwright.structure.facts import why
@@ -104,7 +104,7 @@ class Searched:
     """What a search found.
 
     Attributes:
-        shape: The most probable shape, with smaller widths where it was above the budget.
+        shape: The most probable shape, brought to the budget: within it, and no choice larger fits.
         raw: The most probable shape as it is.
         target: The budget in multiply-accumulates.
         history: One record an epoch: losses, expected cost, cost of the most probable shape, temperature.
@@ -179,7 +179,7 @@ def search(
             progress(record)
     soft.to(home).train(model.training)
     raw = soft.best()
-    shape = lowered(soft, raw, target)
+    shape = at_budget(soft, raw, target)
     soft.choose_(shape)
     seconds = time.perf_counter() - begun
     return Searched(soft.shape(shape), soft.shape(raw), target, history, soft, seconds)
@@ -225,7 +225,7 @@ def tas(
     net, history = found.soft.net, []
     notes = [f"{name} keeps {kept} blocks" for name, kept in found.shape.depth.items()]
     if found.shape != found.raw:
-        notes.append(f"the most probable shape had {found.raw.macs:,} macs and was made smaller")
+        notes.append(f"the most probable shape had {found.raw.macs:,} macs and was brought to the budget")
     if trains:
         if distill and not after.distill_weight:
             after = dataclasses.replace(after, distill_weight=DISTILL)
