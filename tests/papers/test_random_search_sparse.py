@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +12,7 @@ from netwright import papers
 from netwright.data import Part, Splits
 from netwright.papers import Run, execute
 from netwright.papers.claims import FURTHER
+from netwright.papers.random_search_sparse import RESOLVED
 from netwright.papers.random_search_sparse_parts import (
     Arms,
     Trained,
@@ -89,3 +93,15 @@ def test_the_quick_runs_measure_every_claim_of_their_scope(scope: str) -> None:
     run = execute(Run(papers.load("random-search-sparse"), quick=True, scope=scope))
     assert run.verdict is None
     assert all(o.measured is not None for o in run.outcomes if o.counts)
+
+
+@pytest.mark.recipe
+def test_examples_of_ones_own_are_compared_without_a_verdict(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (120, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "own.npz", x=x, y=(x[:, 0, 0] > 127).astype(int))
+    run = execute(Run(papers.load("random-search-sparse"), quick=True, data=tmp_path / "own.npz"))
+    assert run.verdict is None and not any(o.counts for o in run.outcomes)
+    (table,) = run.tables
+    assert [row[0] for row in table.rows] == [f"own, {100 * s:.0f} %" for s in RESOLVED]
+    assert all(0 < row[1] and 0 <= row[2] <= 100 for row in table.rows)

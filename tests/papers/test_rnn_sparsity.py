@@ -17,11 +17,15 @@ from netwright.graphs import STRUCTURE_FEATURES
 from netwright.models import GraphRNN, TokenClassifier
 from netwright.papers import Run, execute
 from netwright.papers.claims import FURTHER
+from netwright.papers.evidence import name_of
+from netwright.papers.rnn_sparsity import THESIS
 from netwright.papers.rnn_sparsity_full import read_strings
 from netwright.papers.rnn_sparsity_graphs import BARABASI, WATTS, Wired, explain, random_graph
 from netwright.papers.rnn_sparsity_phonemes import agreement
 from netwright.papers.rnn_sparsity_pruning import (
+    CELLS,
     FULL,
+    LEVELS,
     QUICK,
     Point,
     build,
@@ -157,3 +161,20 @@ def test_the_further_arms_measure_every_claim_of_theirs() -> None:
     run = execute(Run(papers.load("rnn-sparsity"), quick=True, scope=FURTHER))
     assert all(o.measured is not None for o in run.outcomes if o.counts)
     assert any("phoneme" in t.title for t in run.tables)
+
+
+@pytest.mark.recipe
+def test_strings_of_ones_own_take_the_whole_way(tmp_path: Path) -> None:
+    """From the thesis' files (their first column numbers the rows) to its claims, tables and evidence."""
+    rows, valid = reber_strings(90, longest=20)
+    for name, part in (("train_data.csv", slice(0, 60)), ("test_data.csv", slice(60, 90))):
+        lines = [f"{k},{s},{v}" for k, (s, v) in enumerate(zip(rows[part], valid[part], strict=True))]
+        (tmp_path / name).write_text("\n".join([",string,valid", *lines]) + "\n")
+    run = execute(Run(papers.load("rnn-sparsity"), quick=True, data=tmp_path))
+    assert run.scope == THESIS and run.verdict is None
+    assert all(o.measured is not None for o in run.outcomes if o.counts) and any(
+        o.counts for o in run.outcomes
+    )
+    pruned, wired = run.tables
+    assert len(pruned.rows) == len(CELLS) * len(LEVELS) and len(wired.rows) == 2 * len(CELLS)
+    assert name_of(run) == "rnn-sparsity-the-thesis-strings.quick"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -35,7 +36,8 @@ def name_of(run: Run) -> str:
 
     A quick run has a name of its own so that it never replaces the evidence of a full one.
     """
-    stem = f"{run.paper.slug}-{run.scope}" if run.scope else run.paper.slug
+    scope = "-".join(re.findall(r"[\w.]+", run.scope))  # it may be named in words
+    stem = f"{run.paper.slug}-{scope}" if scope else run.paper.slug
     return f"{stem}.quick" if run.quick else stem
 
 

@@ -28,7 +28,10 @@ from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.pruning.systems.space import initial_loss, space
 from netwright.train import Recipe
 
-_HIDDEN = 256
+#: Width of the hidden layers of the parent.
+HIDDEN = 256
+#: Columns of `summary`.
+SUMMARY = ("arm", "loss of found by random", "found, %", "random, %", "less, points", "from", "to", "p")
 _DRAWN = 2
 
 
@@ -57,14 +60,14 @@ def _recipe(run: Run, epochs: int, seed: int) -> Recipe:
     )
 
 
-def _judged(data: Splits) -> Splits:
+def judged(data: Splits) -> Splits:
     """The test split judges after each epoch, too; nothing is chosen by it."""
     return dataclasses.replace(data, val=data.test)
 
 
 def _headline(run: Run) -> None:
-    data, trials, epochs = _judged(digits(run.quick)), 3 if run.quick else 200, 40
-    hidden = 16 if run.quick else _HIDDEN
+    data, trials, epochs = judged(digits(run.quick)), 3 if run.quick else 200, 40
+    hidden = 16 if run.quick else HIDDEN
     run.settings |= {
         "data": f"digits, {len(data.train)} to train, {len(data.test)} to test",
         "parent": f"64-{hidden}-{hidden}-10, rectified",
@@ -169,21 +172,21 @@ def _figure(parents: Sequence[Trained], arms: Mapping[float, Arms]) -> str:
 
 def _further(run: Run) -> None:
     rows: list[tuple[Cell, ...]] = []
-    data = _judged(digits(run.quick))
-    hidden = 16 if run.quick else _HIDDEN
+    data = judged(digits(run.quick))
+    hidden = 16 if run.quick else HIDDEN
     for trials in (1, 10, 100, 1_000):
         count = min(trials, 4) if run.quick else trials
         arm = Arms(0.75)
         for seed in run.seeds(10):
             parent = mlp((64, hidden, hidden, 10), seed)
-            _compare(run, arm, parent, data, 40, count, seed)
-        rows.append(_summary(f"digits, {trials:,} trials, 75 %", arm))
+            compare_on(run, arm, parent, data, 40, count, seed)
+        rows.append(summary(f"digits, {trials:,} trials, 75 %", arm))
         if trials == 1_000:
             found = interval(arm.differences(lambda t: t.accuracy))
             name = "accuracy of found less random after 1,000 trials, 75 %"
             run.measure(name, found.value, found.half_width)
     _dead(run, data, hidden)
-    images = _judged(fashion(200 if run.quick else 4_000, 100 if run.quick else 4_000))
+    images = judged(fashion(200 if run.quick else 4_000, 100 if run.quick else 4_000))
     others: Sequence[tuple[str, float, Callable[[int], nn.Module], int]] = (
         ("Fashion-MNIST", 0.75, lambda seed: mlp((196, hidden, hidden, 10), seed), 8),
         ("ResNet-8", 0.5, lambda seed: reinitialise_(ResNetCifar(8, 10, 1, (8, 16, 32)), seed), 3),
@@ -191,16 +194,15 @@ def _further(run: Run) -> None:
     for name, sparsity, make, epochs in others:
         arm = Arms(sparsity)
         for seed in run.seeds(10 if name == "Fashion-MNIST" else 5):
-            _compare(run, arm, make(seed), images, epochs, 2 if run.quick else 50, seed)
+            compare_on(run, arm, make(seed), images, epochs, 2 if run.quick else 50, seed)
         found = interval(arm.differences(lambda t: t.accuracy))
         claim = f"accuracy of found less random, {name}, {100 * sparsity:.0f} %"
         run.measure(claim, found.value, found.half_width)
-        rows.append(_summary(f"{name}, {100 * sparsity:.0f} %", arm))
-    columns = ("arm", "loss of found by random", "found, %", "random, %", "less, points", "from", "to", "p")
+        rows.append(summary(f"{name}, {100 * sparsity:.0f} %", arm))
     note = (
         "4,000 pictures of 14x14 to train ResNet-8 and the perceptron on; 50 trials, loss of 1,000 pictures."
     )
-    run.table("Other searches", columns, rows, note)
+    run.table("Other searches", SUMMARY, rows, note)
 
 
 def _dead(run: Run, data: Splits, hidden: int) -> None:
@@ -222,9 +224,10 @@ def _dead(run: Run, data: Splits, hidden: int) -> None:
     run.table("Share of nodes that never fire before training", columns, rows, "95 % bootstrap intervals.")
 
 
-def _compare(
+def compare_on(
     run: Run, arm: Arms, parent: nn.Module, data: Splits, epochs: int, trials: int, seed: int
 ) -> None:
+    """Search and train the sub-networks of one parent, and add them to the arm."""
     recipe = _recipe(run, epochs, seed)
     limit = 1_000 if data.name != "digits" else None
     settings = {"trials": trials, "drawn": _DRAWN, "seed": seed, "limit": limit, "device": run.device}
@@ -232,7 +235,8 @@ def _compare(
         compare(arm, parent, data, recipe, **settings)  # type: ignore[arg-type]
 
 
-def _summary(name: str, arm: Arms) -> tuple[Cell, ...]:
+def summary(name: str, arm: Arms) -> tuple[Cell, ...]:
+    """A row of what became of an arm; its columns are `SUMMARY`."""
     differences = arm.differences(lambda t: t.accuracy)
     ends = interval(differences)
     found = statistics.fmean(t.accuracy for t in arm.found)
