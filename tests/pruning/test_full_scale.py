@@ -55,3 +55,29 @@ def test_ap_prunes_as_many_as_its_host():
 def test_soft_shrinkage_ends_at_its_share_layer_by_layer(name, weights):
     case = run_case(name, Setting(batch=1))
     assert case["weights"] == weights and case["held"]
+
+
+def test_wide_resnet_is_masked_by_erk():
+    pytest.importorskip("torchvision")
+    case = run_case("random-pruning-wide", Setting(batch=1))
+    # The weights of convolutions and of the classifier; 68,883,240 parameters less those of norms and biases.
+    assert case["weights"] == 68_814_016 and case["kept"] == round(0.2 * case["weights"]) and case["held"]
+
+
+def test_recurrent_networks_at_the_thesis_sizes():
+    case = run_case("rnn-sparsity", Setting())
+    for cell, gates in (("tanh", 1), ("relu", 1), ("GRU", 3), ("LSTM", 4)):
+        assert case[f"{cell}_weights"] == gates * 3 * 2 * 50 * 50
+        assert case[f"{cell}_kept"] == case[f"{cell}_weights"] // 10
+    assert case["held"]
+
+
+def test_resnet110_through_mask_sparsity():
+    case = run_case("masksparsity-resnet110", Setting(batch=2))
+    assert case["macs"] == 253_149_824 and case["params"] == 1_730_714
+    assert case["held"] and case["params_after"] < case["params"] and case["penalised"] > 0
+
+
+def test_resnet110_through_tas():
+    case = run_case("tas-resnet110", Setting(batch=2))
+    assert case["macs"] == 253_149_824 and case["held"] and case["macs_after"] > 0.4 * case["macs"]
