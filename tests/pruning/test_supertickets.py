@@ -123,6 +123,19 @@ def test_the_final_density_and_the_budget_are_exact(mode):
     assert ticket.pruned.after.params == net.params
 
 
+def test_a_search_is_over_once_its_budget_is_met():
+    """Nothing is removed any more, and no penalty is felt: trainings of one budget end at equal costs."""
+    training = joint(penalty=L1(1.0), ramp=0, threshold=0.1)
+    while training.at.net.macs > 0.5 * training.dense:
+        training.advance()
+    assert not training.done
+    twin = training.branch(training.keep)
+    twin.penalty = L1(0.0)
+    cost = training.at.net.macs
+    assert same(training.run().at.model, twin.run().at.model)
+    assert training.at.net.macs == cost
+
+
 def test_a_mode_that_there_is_not_is_refused():
     with pytest.raises(UsageError, match="reactivate"):
         Steps(reactivate="sometimes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import nn
 from netwright.data import Splits, load
 from netwright.models import MixedNet
 from netwright.papers.plot import Panel, figure
-from netwright.papers.run import Cell, Run
+from netwright.papers.run import Cell, Run, one_thread
 from netwright.papers.sparse_parts import fashion, mean_deviation, paired
 from netwright.pruning.allocations.choosing import choose
 from netwright.pruning.masks.mask_state import bake
@@ -28,8 +29,25 @@ AT_ONCE, NEXT, NEVER, SPLIT = (
 )
 MODES = {AT_ONCE: True, NEXT: "next", NEVER: False}
 KEEPS = (0.2, 0.1, 0.05)
+#: What was measured before, with other settings.
+TRIED = (
+    "a search that goes on to the end of the training, with 3,000 images and an interval of one epoch of 12: "
+    "the joint arms were below search-then-prune at every sparsity, by 1.9 points at best",
+    "the same search with 10,000 images and the present interval (seed 0, 90 %, masked until next): 72.3 %, "
+    "retrained 76.2 %, by search-then-prune's 76.4 % and 77.2 %, but at 78,225 by 110,973 MACs: channels whose "
+    "weights are masked go on dying. A search now ends when its budget is met, in all arms",
+    "an interval of one epoch of 12, which reaches 90 % after three quarters of the training, at equal cost "
+    "with 10,000 images (seed 0, masked until next): 75.1 %, retrained 79.8 %, by search-then-prune's 78.7 % "
+    "and 79.0 %. The interval is now the paper's share of the training: 79.0 % and 80.2 % with this seed",
+    "10,000 images: more than 10 minutes of CPU time on this machine, which others use as well",
+)
+#: What is measured of each arm.
+SPARSITIES = {AT_ONCE: KEEPS, NEXT: KEEPS, NEVER: (0.1,), SPLIT: KEEPS}
 BUDGET = "macs=0.5"
 EPOCHS, RETRAIN = 12, 3
+#: Between two prunings, as a share of the training: 25 of the paper's 430 epochs on Cityscapes, so that nine
+#: of them, for 90 %, leave about half of the training to the ticket.
+INTERVAL = 1 / 17
 
 
 @dataclass
@@ -66,7 +84,7 @@ class Setting:
             ema=0.95,
             augment=False,
             precision="fp32",
-            channels_last=False,
+            channels_last=True,
             seed=seed,
         )
 
@@ -74,6 +92,11 @@ class Setting:
     def epochs(self) -> int:
         """Of a joint training."""
         return 4 if self.quick else EPOCHS
+
+    @property
+    def interval(self) -> float:
+        """Between two prunings, as a share of a joint training."""
+        return 1 / self.epochs if self.quick else INTERVAL
 
     @property
     def retrain(self) -> int:
@@ -86,8 +109,10 @@ class Setting:
         net = MixedNet(self.data.num_classes, self.data.shape[0], **wide)  # type: ignore[arg-type]
         return reinitialise_(net, seed)
 
-    def training(self, seed: int, epochs: int, keep: float, **settings: object) -> JointTraining:
-        """A joint training with one interval an epoch."""
+    def training(
+        self, seed: int, epochs: int, keep: float, every: float | None = None, **settings: object
+    ) -> JointTraining:
+        """A joint training of some epochs; `every` is the share of it between two prunings."""
         return JointTraining(
             self.supernet(seed),
             self.data.example(),
@@ -95,7 +120,7 @@ class Setting:
             self.recipe(seed, epochs),
             budget=BUDGET,
             keep=keep,
-            every=1 / epochs,
+            every=self.interval if every is None else every,
             device=self.device,
             **settings,  # type: ignore[arg-type]
         )
@@ -107,7 +132,7 @@ class Setting:
 
 def measure(run: Run) -> None:
     """Measure every claim of the ordinary scope."""
-    data = fashion(200, 100) if run.quick else fashion(3_000, 2_000)
+    data = fashion(200, 100) if run.quick else fashion(7_500, 2_000)
     setting = Setting(data, run.quick, run.device)
     _settings(run, setting)
     arms, moved = compare(run, setting)
@@ -144,6 +169,8 @@ def measure(run: Run) -> None:
         "one without masks: what is drawn without retraining is what one pruning after a whole search gives. "
         "The released code keeps the masks until the next pruning unless told to reset them; both are here"
     )
+    for what in TRIED:
+        run.tried(what)
 
 
 def own(run: Run, path: Path) -> None:
@@ -163,31 +190,32 @@ def _settings(run: Run, setting: Setting) -> None:
         "recipe": dataclasses.asdict(setting.recipe(0, setting.epochs)),
         "retraining, epochs": setting.retrain,
         "budget": BUDGET,
-        "interval, epochs": 1,
+        "interval": f"1 / {round(1 / setting.interval)} of a joint training",
+        "no reactivation": "at 90 % only, which is what is claimed about it",
         "penalty": "L1 on the scales after depthwise convolutions, weighted by cost; its steps sum to 2",
     }
 
 
 def compare(run: Run, setting: Setting) -> tuple[Arms, list[float]]:
     """All arms over the seeds; also the distances between consecutive masks."""
-    arms: Arms = {(name, keep): Arm() for name in (*MODES, SPLIT) for keep in KEEPS}
+    arms: Arms = {(name, keep): Arm() for name in (*MODES, SPLIT) for keep in SPARSITIES[name]}
     moved: list[float] = []
     rows: list[tuple[Cell, ...]] = []
-    with run.timed("training"):
+    with run.timed("training"), one_thread():
         for seed in run.seeds():
             for name, mode in MODES.items():
-                tickets = joint(setting, seed, mode)
+                tickets = joint(setting, seed, mode, SPARSITIES[name])
                 for keep, ticket in tickets.items():
                     _note(setting, arms[name, keep], ticket, seed)
                     run.log(f"seed {seed}, {name}, {keep}: {arms[name, keep].plain[-1]:.3f}")
                 if name != NEVER:
                     moved += [i.moved for t in tickets.values() for i in t.intervals if i.moved is not None]
                 if seed == run.seed:
-                    rows += [_row(name, i) for i in tickets[0.05].intervals]
+                    rows += [_row(name, i) for i in tickets[0.1].intervals]
             _split(run, setting, arms, seed)
     _tables(run, arms)
     run.table(
-        "The first seed's training for 95 %, interval by interval",
+        "The first seed's training for 90 %, interval by interval",
         ("arm", "step", "MACs", "channels removed", "branches gone", "kept, %", "moved, %", "came back, %"),
         rows,
         "Moved: positions of the mask that differ from the one before; came back: of those masked before.",
@@ -195,13 +223,14 @@ def compare(run: Run, setting: Setting) -> tuple[Arms, list[float]]:
     return arms, moved
 
 
-def joint(setting: Setting, seed: int, mode: object) -> dict[float, SuperTicket]:
+def joint(setting: Setting, seed: int, mode: object, keeps: Sequence[float]) -> dict[float, SuperTicket]:
     """One ticket a sparsity. The trainings are one as long as their shares are the same."""
-    training = setting.training(seed, setting.epochs, KEEPS[-1], reactivate=mode)
+    training = setting.training(seed, setting.epochs, min(keeps), reactivate=mode)
+    last = -(-training.steps // training.every) - 1
     # Masks that are given back at once act on nothing; the others differ from 80 % on.
-    same = setting.epochs - 1 if mode is True else min(8, setting.epochs - 1)
+    same = last if mode is True else min(8, last)
     training.run(same * training.every)
-    return {keep: draw_ticket(training.branch(keep).run(), setting.data) for keep in KEEPS}
+    return {keep: draw_ticket(training.branch(keep).run(), setting.data) for keep in keeps}
 
 
 def _note(setting: Setting, arm: Arm, ticket: SuperTicket, seed: int) -> None:
@@ -215,7 +244,9 @@ def _note(setting: Setting, arm: Arm, ticket: SuperTicket, seed: int) -> None:
 def _split(run: Run, setting: Setting, arms: Arms, seed: int) -> None:
     """Search for half of the epochs, prune once, train the masked network for the other half."""
     half = setting.epochs // 2
-    found = setting.training(seed, half, 1.0, prune=False, reactivate=False).run()
+    # Channels go after as many steps as in the joint trainings.
+    every = setting.epochs / half * setting.interval
+    found = setting.training(seed, half, 1.0, every, prune=False, reactivate=False).run()
     searched = draw_ticket(found, setting.data)
     for keep in KEEPS:
         arm = arms[SPLIT, keep]

@@ -10,9 +10,9 @@ from netwright.data import Splits, canvases, load
 from netwright.metrics import mean_iou
 from netwright.models import ClassHead, MultiResolution, SegmentationHead
 from netwright.papers.plot import Panel, figure
-from netwright.papers.run import Cell, Run
+from netwright.papers.run import Cell, Run, one_thread
 from netwright.papers.sparse_parts import digits, fashion, mean_deviation, paired
-from netwright.papers.supertickets_small import Setting
+from netwright.papers.supertickets_small import INTERVAL, Setting
 from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.pruning.systems.joint import JointTraining
 from netwright.pruning.systems.supertickets import SuperTicket, draw_ticket
@@ -26,7 +26,7 @@ TICKET, RANDOM, NATIVE = "ticket of another task", "random mask of its densities
 def measure(run: Run) -> None:
     """Measure every claim of the further arms."""
     scores: dict[str, dict[str, list[float]]] = {}
-    with run.timed("training"):
+    with run.timed("training"), one_thread():
         pictures = {"Fashion-MNIST": _fashion(run), "digits": digits(run.quick)}
         for source, target in (("digits", "Fashion-MNIST"), ("Fashion-MNIST", "digits")):
             scores[f"{source} to {target}"] = _between(run, pictures[source], pictures[target])
@@ -122,7 +122,7 @@ def _recipe(seed: int, epochs: int) -> Recipe:
         ema=0.95,
         augment=False,
         precision="fp32",
-        channels_last=False,
+        channels_last=True,
         seed=seed,
     )
 
@@ -137,8 +137,8 @@ def _draw(run: Run, head: nn.Module, data: Splits, seed: int, epochs: int) -> Su
         _recipe(seed, epochs),
         budget="macs=0.7",
         keep=KEEP,
-        every=1 / epochs,
-        size=0.9 / epochs,
+        every=1 / epochs if run.quick else INTERVAL,
+        size=0.9 / epochs if run.quick else 0.1,
         device=run.device,
     )
     return draw_ticket(training.run(), data)

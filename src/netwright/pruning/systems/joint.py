@@ -60,7 +60,9 @@ class JointTraining:
         data: Trained on.
         recipe: Of the whole training.
         budget: ``macs`` of the final network; the network comes down to it in a straight line until
-            `search_until`, the weakest channels first. None removes dead channels only, as the paper does.
+            `search_until`, the weakest channels first. Once it is met the search is over: nothing is
+            penalised or removed any more, since masked channels would go on dying and trainings of one
+            budget end at different costs. None removes dead channels only, to the end, as the paper does.
         keep: Share of the weights of the final network that stays.
         every: Steps between two prunings, and between two removals.
         size: How much sparser each time, as a share of all weights.
@@ -186,8 +188,10 @@ class JointTraining:
         at = self.at
         stop = min((at.step // self.every + 1) * self.every, self.steps)
         on = {name: torch.ones(len(labels), dtype=torch.bool) for name, labels in at.hidden.items()}
-        penalty = ScalePenalty(on, self.penalty, self.weights, ramp=self.ramp)
         cost, last = TrainingCost(at.net), _Last()
+        callbacks: list[Callback] = [cost, last]
+        if self._searches(at):
+            callbacks.insert(0, ScalePenalty(on, self.penalty, self.weights, ramp=self.ramp))
         fitted = fit(
             at.model,
             self.data,
@@ -197,7 +201,7 @@ class JointTraining:
             stop=stop,
             optimizer=self._optimizer(at.model, at.slots).state_dict() if at.slots else None,
             average=at.average,
-            callbacks=[penalty, cost, last],
+            callbacks=callbacks,
         )
         state = last.state
         assert state is not None
@@ -213,6 +217,10 @@ class JointTraining:
             cost,
         )
 
+    def _searches(self, at: Standing) -> bool:
+        """Whether the architecture is still open."""
+        return self.ceiling is None or at.net.macs > self.ceiling
+
     def _optimizer(self, model: nn.Module, slots: Slots) -> torch.optim.Optimizer:
         optimizer = build_optimizer(model, self.recipe)
         put_slots_(optimizer, model, slots)
@@ -220,6 +228,8 @@ class JointTraining:
 
     def _removal(self, at: Standing) -> Removal | None:
         """What goes now, or None."""
+        if not self._searches(at):
+            return None
         ceiling = None
         if self.ceiling is not None:
             share = min(at.step / self.until, 1.0)
@@ -231,7 +241,7 @@ class JointTraining:
             scales(source),
             threshold=self.threshold,
             ceiling=ceiling,
-            branches=whole_branches(bare(at.model), at.hidden),
+            branches=whole_branches(at.model, at.hidden),
         )
         over = ceiling is not None and at.net.macs > ceiling
         return found if found.channels and (over or at.net.macs - found.macs >= self.worth) else None
@@ -243,11 +253,15 @@ class JointTraining:
         if removal.dropped:
             model = drop_branches(model, removal.dropped)
             average = drop_branches(average, removal.dropped) if average is not None else None
-            net = structure.trace(bare(model), self.example)
-            hidden = _labels(net, removal.alive)
-        keep = alive_mask(net, hidden, removal.alive)
         plain = bare(model)
-        done = structure.shrink(plain, net, keep, how="in place")
+        if removal.dropped:
+            net = structure.trace(plain, self.example)
+            hidden = _labels(net, removal.alive)
+        done = structure.shrink(plain, net, alive_mask(net, hidden, removal.alive), how="in place")
+        # Before the network has masks again: without them there is nothing to take off.
+        after = structure.trace(done.model, self.example)
+        slots = cut_slots(at.slots, plain, done.model, done.kept)
+        left = {name for name, _ in done.model.named_parameters()}
         carry_masks(model, done.model, done.kept, done.scales)
         twin = None
         if average is not None and at.average is not None:
@@ -255,13 +269,11 @@ class JointTraining:
             carry_masks(average, small, done.kept)
             twin = Average(small, at.average.decay)
             twin.updates = at.average.updates
-        left = {name for name, _ in bare(done.model).named_parameters()}
-        after = structure.trace(bare(done.model), self.example)
         return replace(
             at,
             model=done.model,
             average=twin,
-            slots=cut_slots(at.slots, plain, bare(done.model), done.kept),
+            slots=slots,
             net=after,
             hidden=_labels(after, {name: stays[stays] for name, stays in removal.alive.items()}),
             alive={name: at.alive[name][stays] for name, stays in removal.alive.items()},
