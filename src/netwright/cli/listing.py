@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import typer
 
@@ -17,14 +17,17 @@ def register(app: typer.Typer) -> None:
 
 
 def list_(
-    kind: str | None = typer.Argument(None, help="importance, granularity, allocation, schedule or repair."),
+    kind: str | None = typer.Argument(
+        None, help="importance, granularity, allocation, schedule, repair or models."
+    ),
     as_json: bool = typer.Option(False, "--json", help="One JSON document on stdout."),
 ) -> None:
-    """List the importances, granularities, allocations, schedules and repairs there are."""
-    kinds = _kinds()
+    """List the importances, granularities, allocations, schedules and repairs there are; or the models."""
+    kinds = _kinds() | {"models": _models}
     if kind is not None and kind not in kinds:
         raise UsageError(f"there is no kind {kind!r} of choices", f"choose from {', '.join(kinds)}")
-    found = {name: kinds[name]() for name in kinds if kind in (None, name)}
+    # Of models there are a thousand and more, so they are listed on request only.
+    found = {name: kinds[name]() for name in ([kind] if kind else _kinds())}
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -36,7 +39,7 @@ def list_(
             print(f"  {entry:{widest}}  {text}")
 
 
-def _kinds() -> Mapping[str, Callable[[], dict[str, str]]]:
+def _kinds() -> dict[str, Callable[[], dict[str, str]]]:
     return {
         "importance": _importances,
         "granularity": _granularities,
@@ -48,6 +51,15 @@ def _kinds() -> Mapping[str, Callable[[], dict[str, str]]]:
 
 def _first_line(thing: object) -> str:
     return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def _models() -> dict[str, str]:
+    from netwright.models import list_models, torchvision_models
+    from netwright.models.zoo import BUILDERS
+
+    own = {name: _first_line(getattr(builder, "func", builder)) for name, builder in BUILDERS.items()}
+    theirs = torchvision_models.names()
+    return {name: own.get(name) or ("torchvision" if name in theirs else "timm") for name in list_models()}
 
 
 def _importances() -> dict[str, str]:

@@ -285,15 +285,13 @@ def _example(
     if splits is not None:
         x = splits.example(batch)
         return x if len(x) == batch else x[torch.arange(batch) % len(x)]
-    generator = torch.Generator().manual_seed(_SEED)
-    if shape is None and isinstance(net.net, Path):
-        return _declared(net.net, batch)
-    if shape is None:
-        from netwright.models import natural_shape
+    if not isinstance(net.net, Path):
+        from netwright.models import natural_example
 
-        assert not isinstance(net.net, Path)
-        shape = natural_shape(net.net)
-    return torch.randn(batch, *shape, generator=generator)
+        return natural_example(net.net, batch, shape, _SEED)
+    if shape is None:
+        return _declared(net.net, batch)
+    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(_SEED))
 
 
 def _declared(path: Path, batch: int) -> dict[str, Tensor]:

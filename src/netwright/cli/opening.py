@@ -104,9 +104,7 @@ def open_model(
         if loaded.pretrained and loaded.statistics is not None:
             splits = datasets.load(data, seed=seed, trust=trust, statistics=loaded.statistics)
         return Opened(loaded, splits.example(2), splits)
-    if shape is None:
-        shape = models.natural_shape(loaded)
-    return Opened(loaded, torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed)), None)
+    return Opened(loaded, models.natural_example(loaded, 2, shape, seed), None)
 
 
 def _open_onnx(path: str, splits: Splits | None, shape: Sequence[int] | None, seed: int) -> Opened:

@@ -115,6 +115,8 @@ def _build(
         raise ModelError(f"unknown collection {prefix!r} in {text!r}", "prefixes are timm: and torchvision:")
     if not prefix and rest in BUILDERS:
         own = {} if num_classes is None else {"num_classes": num_classes}
+        if size is not None and "image_size" in inspect.signature(BUILDERS[rest]).parameters:
+            own["image_size"] = size  # of transformers, which are built for one size
         return Loaded(BUILDERS[rest](in_channels=in_channels, **own).eval(), rest, "zoo")
     if prefix == "torchvision":
         require("torchvision", extra="vision")

@@ -60,6 +60,10 @@ class MaskedRecurrent(nn.Module):
             bias = torch.empty(len(rows)).uniform_(-bound, bound)
             self.register_parameter(f"bias_{part}_l0", nn.Parameter(bias))
 
+    def existing_weights(self) -> dict[str, Tensor]:
+        """Weight -> bool mask of its elements that exist; `netwright.pruning` counts and keeps no others."""
+        return {"weight_ih_l0": self.mask_ih, "weight_hh_l0": self.mask_hh}
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, inputs) -> (B, T, units)."""
         weights = [
