@@ -388,7 +388,7 @@ def test_the_further_arms_run_in_their_quick_size():
     run = Run(papers.load("tas"), quick=True, scope=FURTHER)
     execute(run)
     assert set(run.measured) == {c.name for c in run.paper.claims if c.scope == FURTHER}
-    assert len(run.tables[0].rows) == 12
+    assert len(run.tables[0].rows) == 14
 
 
 @pytest.mark.slow
