@@ -5,13 +5,19 @@ from __future__ import annotations
 import copy
 import pickle
 
+import networkx as nx
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from netwright.models import TokenClassifier, recurrent
-from netwright.pruning import MaskState, bake, prunable_weights, sparsify
+from netwright.data import Part, Splits
+from netwright.errors import UsageError
+from netwright.models import GraphRNN, TokenClassifier, recurrent
+from netwright.pruning import MaskState, Sparsity, bake, prunable_weights, sparsify
+from netwright.pruning.schedules.cycles import CycleRun, lottery
+from netwright.pruning.schedules.schedule import granet
+from netwright.train import Recipe
 
 LAYERS = {
     "rnn": lambda: nn.RNN(5, 7, 2, batch_first=True),
@@ -185,3 +191,69 @@ def test_cells_take_soft_masks(cell: type[nn.RNNCellBase]) -> None:
     model, x = cell(4, 3), torch.randn(2, 4)
     MaskState(model, {"weight_ih": torch.rand(model.weight_ih.shape) < 0.5}, soft=True)
     assert torch.equal(torch.stack([*model(x)]), torch.stack([*bake(model)(x)]))
+
+
+class TestWeightsThatDoNotExist:
+    """A network wired like a graph has tensors with elements that are no weights."""
+
+    def network(self, cell: str = "gru") -> GraphRNN:
+        return GraphRNN(nx.connected_watts_strogatz_graph(14, 4, 1.0, seed=0), cell, seed=0)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("allocation", ["global", "uniform", "erk", "from-scores", "from-synflow"])
+    @pytest.mark.parametrize("keep", [0.9, 0.3])
+    def test_shares_are_of_those_that_exist(self, allocation: str, keep: float) -> None:
+        model = self.network()
+        x = torch.randn(2, 5, model.input_size)
+        sparse = sparsify(model, x, keep=keep, allocation=allocation)
+        assert sum(p.numel() for n, p in model.named_parameters() if "weight" in n) > model.weights
+        assert sum(layer.total for layer in sparse.layers) == model.weights
+        assert sum(sparse.kept.values()) == round(keep * model.weights)
+        assert sparse.density == round(keep * model.weights) / model.weights
+        assert MaskState.of(sparse.model).density == sparse.density
+        assert_exist(sparse.model)
+        assert sparse.verify(x) == 0
+
+    def test_a_budget_of_parameters_counts_those_that_exist(self) -> None:
+        model = self.network()
+        biases = sum(p.numel() for n, p in model.named_parameters() if "bias" in n)
+        sparse = sparsify(model, budget="params=0.5")
+        assert sum(sparse.kept.values()) + biases == pytest.approx(0.5 * (model.weights + biases), abs=1)
+
+    @pytest.mark.parametrize("by", ["gradient", "random"])
+    def test_none_of_them_is_grown(self, by: str) -> None:
+        model = self.network("tanh")
+        plan = granet(initial=0.8, rate=0.5, begin=0, end=6, every=1, by=by)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        sparsity = Sparsity(0.4, schedule=plan).attach(model, optimizer, 8)
+        assert_exist(model)
+        for _ in range(8):
+            optimizer.zero_grad()
+            model(torch.randn(3, 5, model.input_size)).square().mean().backward()
+            optimizer.step()
+            sparsity.step()
+            assert_exist(model)
+        assert sum(c.grown for c in sparsity.changes) > 0
+        state = MaskState.of(model)
+        assert sum(state.kept.values()) == round(0.4 * model.weights)
+        assert sparsity.changes[-1].explored <= 1
+
+    def test_tickets_count_those_that_exist(self) -> None:
+        model = self.network("relu")
+        x = torch.randn(8, 5, model.input_size)
+        part = Part.from_tensors(x, torch.zeros(8, dtype=torch.long))
+        data = Splits("sequences", part, part, part, ("no", "yes"))
+        run = CycleRun(model, data, Recipe(epochs=1, batch_size=4), lottery(0.2, rounds=2))
+        assert run.remaining[0] == model.weights
+        assert run.remaining[1] == model.weights - -(-model.weights // 5)
+
+    def test_only_single_ones_are_masked(self) -> None:
+        with pytest.raises(UsageError, match="do not exist"):
+            sparsify(self.network(), keep=0.5, granularity="row")
+
+
+def assert_exist(model: nn.Module) -> None:
+    state = MaskState.of(model)
+    assert state is not None
+    for name, there in state.existing.items():
+        assert not bool((state.masks[name] & ~there).any())
+        assert state.sizes[name] == int(there.sum()) < there.numel()

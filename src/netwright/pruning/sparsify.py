@@ -18,6 +18,7 @@ from netwright.pruning.allocations.allocation import parse_budget
 from netwright.pruning.allocations.choosing import Allocations, check_together, choose, prunable_weights
 from netwright.pruning.importances.densities import layer_macs
 from netwright.pruning.importances.elements import Context
+from netwright.pruning.masks.existing import existing
 from netwright.pruning.masks.granularity import NM, Granularity, find_granularity
 from netwright.pruning.masks.mask_state import MaskState
 from netwright.pruning.schedules.combining import check_gradual, check_schedule
@@ -231,13 +232,14 @@ def _share(
     if len(named) != 1 or len(limits.limits) != 1:
         raise BudgetError(f"{limits} is no budget of masks", "give one of keep, params or macs")
     parameters = dict(model.named_parameters())
-    weights = sum(parameters[n].numel() for n in names)
+    absent = sum(int((~mask).sum()) for mask in existing(model, names).values())
+    weights = sum(parameters[n].numel() for n in names) - absent
     if named == ["keep"]:
         assert limits.keep is not None
         share = limits.keep.value
     elif named == ["params"]:
         assert limits.params is not None
-        total = sum(p.numel() for p in parameters.values())
+        total = sum(p.numel() for p in parameters.values()) - absent
         share = (limits.params.against(total) - (total - weights)) / weights
     else:
         assert limits.macs is not None
@@ -261,9 +263,10 @@ def _share(
 def _layers(model: nn.Module, net: Structure | None) -> list[Layer]:
     state = MaskState.of(model)
     assert state is not None
+    sizes = state.sizes
     macs = layer_macs(net) if net is not None else None
     return [
-        Layer(name, mask.numel(), int(mask.sum()), None if macs is None else macs.get(name, 0))
+        Layer(name, sizes[name], int(mask.sum()), None if macs is None else macs.get(name, 0))
         for name, mask in state.masks.items()
     ]
 

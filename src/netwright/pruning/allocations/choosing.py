@@ -20,8 +20,9 @@ from netwright.pruning.allocations.layerwise import (
 from netwright.pruning.importances.densities import synflow_rounds
 from netwright.pruning.importances.elements import Context, scores_of
 from netwright.pruning.importances.importance import find_elements
+from netwright.pruning.masks.existing import existing
 from netwright.pruning.masks.granularity import NM, WEIGHT, Channel, Granularity, find_granularity, keep_units
-from netwright.pruning.masks.selection import Masks, densities_of, whole_counts
+from netwright.pruning.masks.selection import Masks, whole_counts
 
 #: Beginning of the names of allocations that take the densities another importance would leave.
 FROM = "from-"
@@ -150,6 +151,14 @@ def choose(
         UsageError: if the parts do not fit together, or the importance lacks what it needs.
     """
     check_together(importance, granularity, allocation)
+    there = existing(model, names)
+    if there and find_granularity(granularity) != WEIGHT:
+        raise UsageError(
+            f"some elements of {next(iter(there))} do not exist: only single weights of it can be masked",
+            'take granularity="weight", or exclude it',
+        )
+    if there:
+        eligible = _allowed(model, names, there, eligible or {})
     chosen, pattern = find_elements(importance), find_granularity(granularity)
     context = context or Context(keep=keep)
     if chosen.needs != "nothing" and not context.examples:
@@ -167,7 +176,9 @@ def choose(
         }
     units = {n: pattern.pool(s) for n, s in scores.items()}
     layers = Layers(
-        {n: scores[n].shape for n in names}, {n: pattern.spread(u, scores[n].shape) for n, u in units.items()}
+        {n: scores[n].shape for n in names},
+        {n: pattern.spread(u, scores[n].shape) for n, u in units.items()},
+        {n: int(m.sum()) for n, m in there.items()},
     )
     counts = layer_counts(layers, keep, allocation)
     if eligible is not None:
@@ -181,6 +192,13 @@ def choose(
         n: pattern.spread(keep_units(u, pattern.sizes(scores[n]), counts[n]), scores[n].shape).clone()
         for n, u in units.items()
     }
+
+
+def _allowed(model: nn.Module, names: Sequence[str], there: Masks, eligible: Mapping[str, Tensor]) -> Masks:
+    """What may stay of every weight, given what exists of some."""
+    weights = dict(model.named_parameters())
+    allowed = {n: eligible.get(n, torch.ones_like(weights[n], dtype=torch.bool)) for n in names}
+    return {n: m & there[n].to(m.device) if n in there else m for n, m in allowed.items()}
 
 
 def _within(counts: Mapping[str, int], room: Mapping[str, int]) -> dict[str, int]:
@@ -221,8 +239,10 @@ def _shares_of(
         like = context.examples.like
 
         def flow(layers: Layers, keep: float) -> list[float]:
-            found = synflow_rounds(model, like, names, keep, eligible=dict(eligible) if eligible else None)
-            return list(densities_of(found).values())
+            there = sum(layers.sizes) / sum(torch.Size(s).numel() for s in layers.shapes.values())
+            within = dict(eligible) if eligible else None
+            found = synflow_rounds(model, like, names, keep * there, eligible=within)
+            return [int(found[n].sum()) / size for n, size in zip(layers.names, layers.sizes, strict=True)]
 
         return flow
     if source != "scores":

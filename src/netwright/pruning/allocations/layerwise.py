@@ -29,10 +29,12 @@ class Layers:
     Attributes:
         shapes: Name -> shape.
         scores: Name -> scores of the weight's shape, for allocations that look at them.
+        counts: Name -> elements that exist, where some do not.
     """
 
     shapes: Mapping[str, Sequence[int]]
     scores: Mapping[str, Tensor] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -41,8 +43,8 @@ class Layers:
 
     @property
     def sizes(self) -> list[int]:
-        """Elements of each."""
-        return [torch.Size(s).numel() for s in self.shapes.values()]
+        """Elements of each, those that do not exist left out."""
+        return [self.counts.get(n, torch.Size(s).numel()) for n, s in self.shapes.items()]
 
 
 #: (layers, share of all that stays) -> share of every layer, in their order.
@@ -214,7 +216,7 @@ def one_threshold(layers: Layers, keep: float) -> list[float]:
     """What one threshold over all scores leaves of each layer."""
     count = max(round(keep * sum(layers.sizes)), 1)
     masks = top_masks({name: layers.scores[name] for name in layers.names}, count)
-    return [int(m.sum()) / m.numel() for m in masks.values()]
+    return [int(m.sum()) / size for m, size in zip(masks.values(), layers.sizes, strict=True)]
 
 
 def from_scores(scores: Mapping[str, Tensor]) -> LayerAllocation:
@@ -225,7 +227,7 @@ def from_scores(scores: Mapping[str, Tensor]) -> LayerAllocation:
     """
 
     def function(layers: Layers, keep: float) -> list[float]:
-        return one_threshold(Layers(layers.shapes, scores), keep)
+        return one_threshold(Layers(layers.shapes, scores, layers.counts), keep)
 
     return function
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from netwright.errors import ArtefactError, UsageError
+from netwright.pruning.masks.existing import existing
 from netwright.pruning.masks.selection import Masks
 from netwright.pruning.masks.soft_masks import (
     ORIGINAL,
@@ -87,6 +88,8 @@ class MaskState:
                 "the network has masks already", "use MaskState.of(model), or remove() them first"
             )
         _check(model, masks, soft)
+        there = existing(model, masks)
+        masks = {name: mask & there[name] if name in there else mask for name, mask in masks.items()}
         root = _Root()
         for name, mask in masks.items():
             parameter = model.get_parameter(name)
@@ -156,9 +159,20 @@ class MaskState:
         return {name: int(mask.sum()) for name, mask in self._named()}
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Parameter -> its elements, those that do not exist (see `existing`) left out."""
+        there = self.existing
+        return {name: int(there[name].sum()) if name in there else m.numel() for name, m in self._named()}
+
+    @property
+    def existing(self) -> Masks:
+        """Parameter -> mask of what exists, where some of it does not."""
+        return existing(self.model, [name for name, _ in self._named()])
+
+    @property
     def density(self) -> float:
         """Share of all weights with a mask that stays."""
-        total = sum(mask.numel() for _, mask in self._named())
+        total = sum(self.sizes.values())
         return sum(self.kept.values()) / total if total else 1.0
 
     def parameter(self, name: str) -> nn.Parameter:
@@ -177,8 +191,9 @@ class MaskState:
             if name not in present or present[name].shape != mask.shape:
                 raise UsageError(f"there is no mask {name!r} of shape {tuple(mask.shape)}")
             _check_lengths(self.model, name, mask)
+        there = self.existing
         for name, mask in masks.items():
-            present[name].copy_(mask)
+            present[name].copy_(mask & there[name].to(mask.device) if name in there else mask)
         if not self.soft:
             self.apply_()
 

@@ -23,6 +23,7 @@ from netwright.data import Splits
 from netwright.errors import UsageError
 from netwright.pruning.allocations.choosing import Allocations, choose, prunable_weights
 from netwright.pruning.importances.elements import Context
+from netwright.pruning.masks.existing import existing
 from netwright.pruning.masks.granularity import WEIGHT, Granularity
 from netwright.pruning.masks.mask_state import MaskState
 from netwright.pruning.masks.selection import Masks
@@ -214,7 +215,8 @@ class CycleRun:
         self.callbacks = callbacks
         self.names = prunable_weights(model, select=select, exclude=exclude)
         weights = dict(model.named_parameters())
-        self.sizes = {n: weights[n].numel() for n in self.names}
+        there = existing(model, self.names)
+        self.sizes = {n: int(there[n].sum()) if n in there else weights[n].numel() for n in self.names}
         self.remaining = plan.counts(sum(self.sizes.values()), keep)
         size = min(len(data.train), recipe.limit or len(data.train))
         whole, rest = divmod(size, recipe.batch_size)
@@ -226,6 +228,7 @@ class CycleRun:
     def __iter__(self) -> Iterator[Level]:
         """Train level after level."""
         masks: Masks = {n: torch.ones(s, dtype=torch.bool) for n, s in self._shapes().items()}
+        masks |= existing(self.model, self.names)
         previous: nn.Module | None = None
         for level, kept in enumerate(self.remaining):
             if previous is not None:

@@ -18,6 +18,7 @@ from netwright.pruning.allocations.choosing import Allocations
 from netwright.pruning.allocations.layerwise import Layers, layer_counts
 from netwright.pruning.importances.elements import Context, scores_of
 from netwright.pruning.importances.importance import find_elements
+from netwright.pruning.masks.existing import existing
 from netwright.pruning.masks.mask_state import MaskState
 from netwright.pruning.masks.selection import Masks
 
@@ -95,14 +96,16 @@ def sampled_masks(
         raise UsageError("one threshold over all layers is not sampled", 'take allocation="uniform"')
     context = context or Context(keep=keep)
     scores = scores_of(find_elements(importance), model, names, context)
-    counts = layer_counts(Layers({n: s.shape for n, s in scores.items()}), keep, allocation)
+    there = existing(model, names)
+    sizes = {n: int(m.sum()) for n, m in there.items()}
+    counts = layer_counts(Layers({n: s.shape for n, s in scores.items()}, counts=sizes), keep, allocation)
     generator = torch.Generator().manual_seed(context.seed)
     found = {}
     for name, one in scores.items():
-        flat, kept = one.reshape(-1), counts[name]
+        flat, kept = one[there[name]] if name in there else one.reshape(-1), counts[name]
         seen = max(math.ceil(share * len(flat)), 1)
         picked = flat[torch.randint(len(flat), (seen,), generator=generator).to(flat.device)]
         goes = round(seen * (1 - kept / len(flat)))
         limit = torch.kthvalue(picked, goes).values if goes else picked.min() - 1
-        found[name] = one > limit
+        found[name] = one > limit if name not in there else (one > limit) & there[name]
     return found

@@ -327,15 +327,18 @@ class Sparsity(Callback):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + state.step)
         stay: Masks = {}
         fresh: Masks = {}
+        there, sizes = masks.existing, masks.sizes
         for name, mask in masks.masks.items():
             weight = masks.parameter(name)
             kept = int(mask.sum())
-            free = mask.numel() - kept
+            free = sizes[name] - kept
             moved = min(round(event.rate * kept), free, kept)
             if not moved:
                 continue
             stays = top_k(torch.where(mask, weight.detach().abs(), -torch.inf), kept - moved)
             wanted = _growth(event.by, weight, state.optimizer, generator)
+            if name in there:
+                wanted = torch.where(there[name], wanted, -torch.inf)
             stay[name] = stays
             fresh[name] = stays | top_k(torch.where(stays, -torch.inf, wanted), moved)
         # A grown weight begins at zero, and so does one that was dropped and grew back.
@@ -351,8 +354,7 @@ class Sparsity(Callback):
             self._explored = {n: m.clone() for n, m in now.items()}
         for name, mask in now.items():
             self._explored[name] = self._explored[name].to(mask.device) | mask
-        total = sum(m.numel() for m in now.values())
-        explored = sum(int(m.sum()) for m in self._explored.values()) / total
+        explored = sum(int(m.sum()) for m in self._explored.values()) / sum(masks.sizes.values())
         self.changes.append(Change(step, masks.density, pruned, grown, explored))
 
 
