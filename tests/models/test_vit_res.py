@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from tests.models.counting import count, half_in_place, traced, widths
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 import netwright as nw
 from netwright import models
 from netwright.errors import ModelError
+from netwright.metrics import open_session
 from netwright.models.zoo.vit_res import SpatialReduction
 from netwright.models.zoo.vit_res_definitions import VIT_RES, VitStage, find_stages
 
@@ -119,6 +122,15 @@ def test_prunes_in_place(stem: str, patch_head: bool) -> None:
     # The first stage's features go around the reductions, so the next stage has an axis for the rest only.
     assert (found["stem.proj" if stem == "conv" else "stem"], found["blocks.2.conv"]) == (16, 16)
     assert found["blocks.5.conv"] == 32
+
+
+def test_exported_for_any_batch(tmp_path: Path) -> None:
+    model = small().eval()
+    nw.export(model, torch.randn(2, 1, 32, 32), tmp_path / "net.onnx")
+    x = torch.randn(3, 1, 32, 32)
+    session = open_session(tmp_path / "net.onnx")
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert torch.allclose(torch.from_numpy(y), model(x), atol=1e-5)
 
 
 def test_by_name_at_another_size() -> None:

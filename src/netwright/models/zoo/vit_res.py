@@ -165,7 +165,7 @@ class VitRes(nn.Module):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """(B, C, H, W) -> (B, num_classes); see the class for training with a patch head."""
         x = self.stem(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], dim=1) + self.pos_embed
         x = self.blocks(self.dropout(x))
         if self.patch_head is None or not self.training:
             return self.head(self.norm(x[:, 0]))
