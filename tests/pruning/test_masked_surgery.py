@@ -1,5 +1,7 @@
 """Surgeries on a network with masks: the masks go with the weights they lie on, whoever cuts."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -208,3 +210,51 @@ def test_a_surgery_is_replayed_with_masks() -> None:
     check(structure.Shrunk(again, done.kept), before, "resnet")
     assert "_nw_mask" not in " ".join(done.kept), "what was kept is told of parameters"
     assert torch.allclose(again(x), bare(model)(x), atol=1e-5)
+
+
+@HARD_AND_SOFT
+class TestDepth:
+    def test_an_inserted_block_has_the_masks_of_its_twin(self, soft):
+        torch.manual_seed(0)
+        model, x = ResNetCifar(14, widths=(4, 8, 12)).eval(), torch.randn(4, *PICTURES)
+        weights = {n: p for n, p in model.named_parameters() if p.dim() > 1}
+        before = MaskState(model, {n: torch.rand(p.shape) < 0.6 for n, p in weights.items()}, soft=soft)
+        net = nw.trace(model, x)
+        block = next(b for b in structure.branches(model, net) if b.block.endswith(".0"))
+        deep = structure.insert(model, net, [block.name]).model
+        after = MaskState.of(deep)
+        stage = block.block.removesuffix("0")
+        assert after.soft == soft and len(after.masks) > len(before.masks)
+        for name, mask in after.masks.items():
+            inside, _, rest = name.removeprefix(stage).partition(".")
+            number = int(inside) if name.startswith(stage) else 0
+            origin = f"{stage}{number - 1}.{rest}" if number else name
+            assert torch.equal(mask, before.masks[origin]), f"{name} was {origin}"
+        assert torch.allclose(deep(x), model(x), atol=1e-5)
+        trains_on(deep, after, x)
+        assert MaskState.load(copy.deepcopy(deep), deep.state_dict()) is not None
+
+    def test_what_is_left_out_takes_its_masks_along(self, soft):
+        model, before, x = masked("resnet", soft)
+        net = nw.trace(model, x)
+        # An identity shortcut: the whole block goes.
+        block = next(b for b in structure.branches(model, net) if b.block)
+        done = structure.drop(model, net, [block.name])
+        after = MaskState.of(done.model)
+        gone = {n for n in before.masks if n not in after.masks}
+        assert gone and all(any(n.startswith(f"{p}.") for p in done.replaced) for n in gone)
+        assert all(torch.equal(m, before.masks[n]) for n, m in after.masks.items())
+        trains_on(done.model, after, x)
+
+
+@HARD_AND_SOFT
+def test_a_shared_weight_keeps_one_mask_where_a_block_is_left_out(soft: bool) -> None:
+    model, before, x = masked("mixed", soft)
+    net = nw.trace(model, x)
+    (branch,) = structure.branches(model, net)
+    done = structure.drop(model, net, [branch.name])
+    after = MaskState.of(done.model)
+    assert after is not None
+    assert all(torch.equal(m, before.masks[n]) for n, m in after.masks.items())
+    after.set_({n: torch.ones_like(m) for n, m in after.masks.items()})
+    trains_on(done.model, after, x)

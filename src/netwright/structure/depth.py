@@ -22,6 +22,7 @@ from netwright.structure.branches import Branch, Found
 from netwright.structure.copying import deep_copy
 from netwright.structure.cost import VIEWS
 from netwright.structure.flow import Call, Flow, Leaf, record_calls
+from netwright.structure.following import moved
 from netwright.structure.inputs import Inputs
 from netwright.structure.record import plain_kernels
 from netwright.structure.remapping import TOLERANCE, compare
@@ -147,8 +148,10 @@ def drop(model: nn.Module, net: Structure, names: Iterable[str]) -> Deepened:
             failure = failure or wrong
             continue
         small = deep_copy(model)
+        origins = {id(module): path for path, module in small.named_modules()}
         for path, new in planned.items():
             _set(small, path, new.train(small.get_submodule(path).training))
+        moved(small, origins)
         _unfuse(small, planned)
         try:
             error = compare(reference, deep_copy(small).cpu().double().eval(), net.inputs)

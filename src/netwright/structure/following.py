@@ -36,6 +36,14 @@ class Follows(Protocol):
             holder: The module that holds this one.
         """
 
+    def after_moves(self, holder: nn.Module, origins: Mapping[str, str]) -> None:
+        """Follow parameters to other names, where modules were put in or taken out.
+
+        Args:
+            holder: The module that holds this one, as it is now.
+            origins: Parameter -> the name it had, or that of the one it is a copy of; from the holder.
+        """
+
     def after_surgery(self, holder: nn.Module) -> None:
         """Make good again what was true of the parameters, whose values were changed.
 
@@ -69,6 +77,27 @@ def bar_to_graphs(model: nn.Module) -> str:
     """Why a network cannot become a graph with what lies on its parameters; empty where it can."""
     told = [follower.bar_to_graphs(model.get_submodule(above)) for _, above, follower in _followers(model)]
     return next(filter(None, told), "")
+
+
+def moved(model: nn.Module, origins: Mapping[int, str]) -> None:
+    """Let whatever lies on parameters follow them, after modules were put in or taken out.
+
+    Args:
+        model: The changed network; it is changed in place.
+        origins: Number of a module object -> the path that it had, or that of the module it is a copy of.
+    """
+    named = [(path, origins[id(m)]) for path, m in named_modules(model) if id(m) in origins]
+    for _, above, follower in _followers(model):
+        now, then = (
+            f"{p}." if p else "" for p in (above, origins.get(id(model.get_submodule(above)), above))
+        )
+        names = {}
+        for path, old in named:
+            if f"{path}.".startswith(now) and f"{old}.".startswith(then):
+                for leaf in model.get_submodule(path)._parameters:
+                    new, was = (f"{p}.{leaf}" if p else leaf for p in (path, old))
+                    names[new.removeprefix(now)] = was.removeprefix(then)
+        follower.after_moves(model.get_submodule(above), names)
 
 
 def settle(model: nn.Module) -> None:

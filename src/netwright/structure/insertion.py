@@ -13,6 +13,7 @@ from netwright.structure.branches import Branch, Found
 from netwright.structure.copying import deep_copy
 from netwright.structure.cost import VIEWS
 from netwright.structure.depth import KEEP_ZERO, Deepened, choose, costs
+from netwright.structure.following import moved
 from netwright.structure.remapping import TOLERANCE, compare
 from netwright.structure.tracing import Structure
 
@@ -35,18 +36,22 @@ def insert(model: nn.Module, net: Structure, names: Iterable[str]) -> Deepened:
     found = Found(model, net)
     chosen = choose(found, names)
     deep = deep_copy(model)
+    origins = {id(module): path for path, module in deep.named_modules()}
     twins: list[nn.Module] = []
     for branch in sorted(
         chosen, key=lambda b: b.sums, reverse=True
     ):  # back to front: numbers shift behind it
         if not branch.block:
             raise UsageError(f"{branch.name} is no block of its own", "name a block that `branches` lists")
-        twin = copy.deepcopy(deep.get_submodule(branch.block))
+        block = deep.get_submodule(branch.block)
+        twin = copy.deepcopy(block)
+        origins |= {id(t): origins[id(m)] for t, m in zip(twin.modules(), block.modules(), strict=True)}
         with torch.no_grad():
             for name in _last(found, branch):
                 twin.get_parameter(name).zero_()
         _put_behind(deep, branch.block, twin)
         twins.append(twin)
+    moved(deep, origins)
     where = {path: "insert" for path, module in deep.named_modules() if any(module is t for t in twins)}
     dense = deep_copy(model).cpu().double().eval()
     try:

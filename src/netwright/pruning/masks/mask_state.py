@@ -25,6 +25,7 @@ from netwright.pruning.masks.soft_masks import (
     harden,
     is_soft,
     plain_name,
+    refer_to,
     soften,
     stored_name,
 )
@@ -59,6 +60,19 @@ class _Root(_Holder):
         if state is None or not state.soft:
             return ""
         return "soft masks are code, which a graph has none of; cut bare(model), then carry_masks"
+
+    def after_moves(self, holder: nn.Module, origins: Mapping[str, str]) -> None:
+        """Called by `netwright.structure`: a mask goes where its weight goes, and with what is left out."""
+        masks = dict(self.named_buffers())
+        self._modules.clear()
+        self._buffers.clear()
+        owners: dict[int, nn.Module] = {}
+        for name, origin in origins.items():
+            if plain_name(origin) in masks:
+                own = _holder_of(self, plain_name(name))
+                own.register_buffer(plain_name(name).rpartition(".")[2], masks[plain_name(origin)].clone())
+                owners[id(holder.get_parameter(name))] = own
+        refer_to(holder, owners)
 
     def after_surgery(self, holder: nn.Module) -> None:
         """Called by `netwright.structure`: what was added to masked weights goes."""

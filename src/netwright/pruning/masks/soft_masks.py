@@ -7,7 +7,7 @@ the masked ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -54,6 +54,20 @@ def soften(model: nn.Module, parameter: nn.Parameter, holder: nn.Module, name: s
         first = lists[0][0]
         order = first.order if isinstance(first, Soft) else tuple(module._parameters)
         _parametrize(module, leaf, Soft(holder, name, order))
+
+
+def refer_to(model: nn.Module, holders: Mapping[int, nn.Module]) -> None:
+    """Let soft masks read from other holders, where those were made anew.
+
+    Args:
+        model: The network.
+        holders: Number of a parameter object -> what holds its mask now, under the same name.
+    """
+    for module in model.modules():
+        if isinstance(module, parametrize.ParametrizationList) and is_soft(module):
+            own, mask = holders.get(id(module.original)), module[0]
+            if own is not None and isinstance(mask, Soft):
+                mask._holder = [own]
 
 
 def _parametrize(module: nn.Module, leaf: str, mask: nn.Module, *, unsafe: bool = False) -> None:
