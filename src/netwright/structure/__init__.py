@@ -14,8 +14,9 @@ from netwright.structure.maps import IndexMap, interchangeable, sort_by
 from netwright.structure.masks import mask_of
 from netwright.structure.remapping import Remapped, permute, remap, widen, wider
 from netwright.structure.repeating import Repeatable, repeatable
+from netwright.structure.skipping import Stage, stages
 from netwright.structure.solve import Axis
-from netwright.structure.surgery import Shrunk, replay, shrink
+from netwright.structure.surgery import Shrunk, holds, replay, shrink
 from netwright.structure.tracing import Consumer, Member, Structure, trace
 
 __all__ = [
@@ -37,12 +38,14 @@ __all__ = [
     "ShapedAttention",
     "Shrunk",
     "Skip",
+    "Stage",
     "Structure",
     "Zero",
     "branches",
     "check",
     "describe_example",
     "drop",
+    "holds",
     "insert",
     "interchangeable",
     "mask_of",
@@ -53,6 +56,7 @@ __all__ = [
     "replay",
     "shrink",
     "sort_by",
+    "stages",
     "trace",
     "widen",
     "wider",

@@ -174,6 +174,28 @@ class CostModel:
             out[:, f] = -(-out[:, f] // self._batch)
         return out
 
+    def tables(self, keep: Tensor) -> Ints:
+        """Costs of every operator for many choices, of the whole recorded batch.
+
+        Args:
+            keep: (settings, classes) bool.
+
+        Returns:
+            (settings, operators, 3): multiply-accumulates, parameters, activation bytes; the operators are
+            those of `nodes`.
+        """
+        mask = keep.numpy()
+        out = np.zeros((len(mask), len(self._nodes), 3), dtype=np.int64)
+        for first in range(0, len(mask), _CHUNK):
+            values = self._values(mask[first : first + _CHUNK])
+            np.add.at(out[first : first + _CHUNK], (slice(None), self._owner, self._figure), values)
+        return out
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The operators that compute, in order of execution."""
+        return [node for node, _ in self._nodes]
+
     def _values(self, keep: NDArray[np.bool_]) -> Ints:
         counts = self._sizes.counts(keep)
         counts = np.concatenate(

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from netwright.errors import ModelError, NetwrightError, StructureError, UsageError
@@ -26,7 +25,10 @@ from netwright.structure.following import moved
 from netwright.structure.inputs import Inputs
 from netwright.structure.record import plain_kernels
 from netwright.structure.remapping import TOLERANCE, compare
+from netwright.structure.stand_ins import Skip, Zero
 from netwright.structure.tracing import Structure
+
+__all__ = ["KEEP_ZERO", "Deepened", "Skip", "Zero", "choose", "costs", "drop"]
 
 #: Ways to take a branch out, the thorough ones first: skip whole blocks; replace every module of each branch,
 #: only the one that makes its value (the others may be needed for shapes), or a module that merely hands it
@@ -37,65 +39,6 @@ KEEP_ZERO = VIEWS | frozenset(
     "clone _to_copy dropout native_dropout neg mul div relu gelu silu tanh hardswish elu leaky_relu roll flip"
     " constant_pad_nd avg_pool2d mean sum im2col pixel_shuffle contiguous index".split()
 )
-
-
-class Skip(nn.Module):
-    """Returns its input where a module was; computes nothing.
-
-    Args:
-        key: Which argument is returned: its position, or its keyword.
-        tree: What the module returned, `Leaf` where the tensors were.
-        was: Plain attributes of the module, for code that asks for them.
-    """
-
-    def __init__(self, key: int | str = 0, tree: Any = None, was: dict[str, Any] | None = None) -> None:
-        super().__init__()
-        self.key, self.tree, self.was = key, tree, was or {}
-
-    def __getattr__(self, name: str) -> Any:
-        """An attribute of the module that was here: a plain value; None for a parameter."""
-        was = self.__dict__.get("was", {})
-        return was[name] if name in was else super().__getattr__(name)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Args as the module took them; tensors of any shape."""
-        x = args[self.key] if isinstance(self.key, int) else kwargs[self.key]
-        return (
-            x if self.tree is None else pytree.tree_map(lambda v: x if isinstance(v, Leaf) else v, self.tree)
-        )
-
-    def extra_repr(self) -> str:
-        """The argument that is returned."""
-        return "" if self.key == 0 else repr(self.key)
-
-
-class Zero(Skip):
-    """Returns zeros where a module was.
-
-    Args:
-        key: The argument whose shape the zeros take.
-        tree: What the module returned, `Leaf` where the tensors were.
-        was: Plain attributes of the module, for code that asks for them.
-        sizes: Dimension -> size, where it is not the argument's.
-    """
-
-    def __init__(
-        self,
-        key: int | str = 0,
-        tree: Any = None,
-        was: dict[str, Any] | None = None,
-        sizes: dict[int, int] | None = None,
-    ) -> None:
-        super().__init__(key, tree, was)
-        self.sizes = sizes or {}
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Args as the module took them; tensors of any shape."""
-        x = args[self.key] if isinstance(self.key, int) else kwargs[self.key]
-        zeros = x.new_zeros([self.sizes.get(d, n) for d, n in enumerate(x.shape)])
-        if self.tree is None:
-            return zeros
-        return pytree.tree_map(lambda v: zeros if isinstance(v, Leaf) else v, self.tree)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from netwright.structure.surgery import Change
     from netwright.structure.tracing import Structure
 
-#: Trial runs after which a module's code is given up.
-_TRIALS = 32
+#: Trial runs without progress after which a module's code is given up, and trial runs in all.
+_TRIALS, _MOST = 32, 256
 #: Above every position in a recording.
 _WHOLE = 1 << 40
 
@@ -153,19 +153,19 @@ def _search(trials: _Trials) -> Mismatch | None:
     """Try choices until one fits; the failure of the one that ran furthest otherwise."""
     choices = trials.choices
     failure = trials.run()
-    count = 0
+    count = total = 0
     while failure is not None:
         best = choices.chosen
         for trial in choices.alternatives(failure.module):
-            count += 1
-            if count > _TRIALS:
+            count, total = count + 1, total + 1
+            if count > _TRIALS or total > _MOST:
                 return failure
             choices.chosen = trial
             found = trials.run()
             if found is None:
                 return None
             if found.position > failure.position:
-                failure = found
+                failure, count = found, 0
                 break
             choices.chosen = best
         else:

@@ -173,6 +173,18 @@ class Structure:
         """
         return torch.from_numpy(self._costs.totals(keep))
 
+    def operator_costs(self, keep: Tensor) -> tuple[list[Node], Tensor]:
+        """The operators that compute, and what each costs for the whole example under many choices.
+
+        Args:
+            keep: (settings, count) bool.
+
+        Returns:
+            The operators in order of execution, and (settings, operators, 3) int64: multiply-accumulates,
+            parameters (of what an operator is the first to read), activation bytes.
+        """
+        return self._costs.nodes, torch.from_numpy(self._costs.tables(keep))
+
     def operators_at(self, keep: Tensor) -> list[Operator]:
         """The operators with their costs when only some classes stay (in the order of `operators`).
 

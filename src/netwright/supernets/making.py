@@ -1,0 +1,122 @@
+"""`nw.elastic`: from a network to a supernet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from netwright.errors import ModelError, UsageError
+from netwright.structure import Inputs, Structure, stages, trace
+from netwright.structure.attention import adopt_attention
+from netwright.structure.copying import deep_copy
+from netwright.structure.sizes import index_maps
+from netwright.structure.surgery import _attention_touched
+from netwright.supernets.blueprint import Blueprint
+from netwright.supernets.dims import Values, depths, kernels, operations, widths
+from netwright.supernets.elastic import Elastic
+from netwright.supernets.rules import learn
+
+
+def elastic(
+    model: nn.Module,
+    example: Any,
+    *,
+    width: Values | None = None,
+    depth: bool | str | Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    kernel: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    heads: Values | None = None,
+    resolution: Sequence[int] | None = None,
+    unit: int = 1,
+    share: str | Mapping[str, Sequence[str]] = "axis",
+    exclude: Iterable[str] = (),
+) -> Elastic:
+    """Make a supernet of any network: its widths, depths, kernels and resolution are chosen at run time.
+
+    Candidates of a `supernets.OneOf` inside the model are a choice, too.
+
+    Args:
+        model: Any module; a copy of it becomes the supernet's largest network.
+        example: An example input.
+        width: Shares (floats) or counts (ints) that every prunable axis can have, or pattern of axis names ->
+            values. What stays are the leading members: sort them by importance first (`sort_channels`).
+        depth: True lets every stage of residual blocks have from one to all of them, "any" skips any of them;
+            or numbers of blocks for all stages, or pattern of stage names -> numbers.
+        kernel: Odd sizes that convolutions can have up to their own, or pattern of module paths -> sizes.
+        heads: As `width`, for the axes whose members are attention heads; as `width` when None.
+        resolution: Side lengths of square images; inputs are resized.
+        unit: Widths given as shares are multiples of it, where an axis has as many members.
+        share: "axis" chooses every axis by itself, "network" one value for all; or name -> patterns of axes.
+        exclude: Names of modules or parameters whose axes are left alone.
+
+    Returns:
+        The supernet, set to its largest network.
+
+    Raises:
+        ModelError: if the model rejects the example.
+        UsageError: if nothing can be chosen, or a value or pattern does not fit.
+        StructureError: if the widths of the network cannot be changed; names operator and module.
+    """
+    network = deep_copy(model)
+    inputs = Inputs.of(example)
+    net = trace(network, inputs, exclude=exclude)
+    chosen = widths(net, width, heads, unit=unit, share=share)
+    if chosen and _adopt(network, net):
+        net = trace(network, inputs, exclude=exclude)
+        chosen = widths(net, width, heads, unit=unit, share=share)
+    rules = learn(network, net) if chosen else []
+    blueprint = Blueprint(
+        net,
+        tuple(chosen),
+        tuple(depths(stages(network, net) if depth else (), depth)),
+        tuple(kernels(network, kernel)),
+        tuple(operations(network)),
+        tuple(sorted(set(resolution))) if resolution else (),
+        None if isinstance(rules, str) else tuple(rules),
+        _at=_structures(network, inputs, net, resolution or (), exclude),
+    )
+    if not any((chosen, blueprint.depths, blueprint.kernels, blueprint.operations, blueprint.resolutions)):
+        raise UsageError("nothing can be chosen of this network", "give width=[0.5, 1.0], depth=True, ...")
+    if blueprint.rules is None and (blueprint.depths or blueprint.kernels or blueprint.operations):
+        raise UsageError(
+            f"widths of {net.name} cannot be chosen together with depths, kernels or operations: {rules}",
+            "choose one kind",
+        )
+    return Elastic(network, blueprint)
+
+
+def _adopt(network: nn.Module, net: Structure) -> bool:
+    """Give attention modules on elastic axes a free inner width; whether there are any."""
+    keep = net.everything
+    for axis in net.prunable:
+        for part, count in zip(axis.parts, axis.counts(1).tolist(), strict=True):
+            keep[part[count:]] = False
+    touched = _attention_touched(network, index_maps(net.layers, keep))
+    return bool(adopt_attention(network, touched)) if touched else False
+
+
+def _structures(
+    network: nn.Module, inputs: Inputs, net: Structure, resolution: Sequence[int], exclude: Iterable[str]
+) -> dict[int, Structure]:
+    """The structure of the network for images of every size."""
+    found = {}
+    for side in sorted(set(resolution)):
+        if side < 1:
+            raise UsageError(f"resolution={side} is no side length", "give sizes in pixels")
+
+        def resize(x: Tensor, side: int = side) -> Tensor:
+            return F.interpolate(x, (side, side)) if x.dim() == 4 else x
+
+        try:
+            found[side] = trace(network, inputs.map(resize), exclude=exclude)
+        except ModelError as error:
+            raise UsageError(
+                f"the network does not take images of {side} x {side}: {error.message}", "leave that size out"
+            ) from error
+        if found[side].count != net.count:
+            raise UsageError(
+                f"the network has other axes for images of {side} x {side}", "leave that size out"
+            )
+    return found
