@@ -19,9 +19,9 @@ from torch import Tensor
 
 from netwright.structure.cost import CONVOLUTIONS, PRODUCTS, VIEWS
 from netwright.structure.degrees import MOVES, NORMS, Degrees, UnevenError, UnfoldableError
+from netwright.structure.factors import Factor
 from netwright.structure.labels import Traced
 from netwright.structure.layers import varying
-from netwright.structure.proof import Factor
 from netwright.structure.record import Node, Recording, Ref
 
 if TYPE_CHECKING:
