@@ -7,6 +7,7 @@ from netwright.structure.check import Check, check
 from netwright.structure.cost import Cost, Operator
 from netwright.structure.depth import Deepened, Skip, Zero, drop
 from netwright.structure.example import describe_example, remake_example
+from netwright.structure.following import Follows
 from netwright.structure.graph import GraphNetwork
 from netwright.structure.inputs import Inputs
 from netwright.structure.insertion import insert
@@ -27,6 +28,7 @@ __all__ = [
     "Consumer",
     "Cost",
     "Deepened",
+    "Follows",
     "GraphNetwork",
     "IndexMap",
     "Inputs",
