@@ -56,6 +56,7 @@ class Elastic(nn.Module):
         self.statistics: dict[Choice, Statistics] = {}
         self._planner = Planner(blueprint, _convolutions(network, blueprint))
         self._plans: dict[Choice, Plan] = {}
+        self._macs: dict[Choice, int] = {}
         self.places = _places(network, blueprint)
         self._mode: Callable[[], AbstractContextManager[Any]] | None = None
         self._masking: Masking | None = None
@@ -241,6 +242,19 @@ class Elastic(nn.Module):
             choice: A choice; the present one when None.
         """
         return costing.cost(self.blueprint, self.choice if choice is None else self.complete(choice))
+
+    def macs(self, choice: Mapping[str, Any] | None = None) -> int:
+        """Multiply-accumulates of a sub-network for one example; looked up where it was asked for before.
+
+        Args:
+            choice: A choice; the present one when None.
+        """
+        choice = self.choice if choice is None else self.complete(choice)
+        if choice not in self._macs:
+            if len(self._macs) >= _PLANS:
+                self._macs.pop(next(iter(self._macs)))
+            self._macs[choice] = self.cost(choice).macs
+        return self._macs[choice]
 
     def costs(self, choices: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Costs of many choices, (choices, 3) int64: multiply-accumulates, parameters, activation bytes.

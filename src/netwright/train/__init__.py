@@ -17,6 +17,7 @@ from netwright.train.losses import (
 )
 from netwright.train.mixing import cutmix, mix, mixup
 from netwright.train.normalisation import recalibrate_, recalibrated
+from netwright.train.passes import Batch, Pass, Passes
 from netwright.train.recipe import Recipe
 from netwright.train.runtime import Runtime, evaluating, main_output, native_bf16, resolve_device
 from netwright.train.schedules import SCHEDULES, factor
@@ -28,6 +29,7 @@ __all__ = [
     "UNLABELLED",
     "AbsoluteError",
     "Average",
+    "Batch",
     "Callback",
     "Distillation",
     "Fitted",
@@ -35,6 +37,8 @@ __all__ = [
     "Labels",
     "Launcher",
     "Objective",
+    "Pass",
+    "Passes",
     "Progress",
     "Recipe",
     "Runtime",

@@ -15,6 +15,7 @@ from netwright.train.averaging import Average
 from netwright.train.callbacks import Callback
 from netwright.train.launch import Launcher, SingleDevice, launch
 from netwright.train.losses import Distillation, Labels, Objective
+from netwright.train.passes import Passes
 from netwright.train.recipe import Recipe
 from netwright.train.runtime import resolve_device
 from netwright.train.training import Fitted, Job, Progress, Training
@@ -42,6 +43,7 @@ def fit(
     stop: int | None = None,
     optimizer: Mapping[str, Any] | None = None,
     average: Average | None = None,
+    passes: Passes | None = None,
 ) -> Fitted:
     """Train a copy of a network; masks that it has (see `netwright.pruning.MaskState`) are held.
 
@@ -69,6 +71,7 @@ def fit(
             rates that the whole training has until then; None trains to the end.
         optimizer: State of the optimiser to begin with, as its ``state_dict`` gave it; fresh where None.
         average: The moving average to go on with, where the recipe asks for one; it is copied.
+        passes: What runs forward and backward in each step, in place of one pass with the objective.
 
     Returns:
         The trained network and what happened.
@@ -95,6 +98,7 @@ def fit(
         stop=stop,
         optimizer=optimizer,
         average=average,
+        passes=passes,
     )
     if len(data.train) < 2:
         raise DataError(f"training needs at least 2 examples, the training split has {len(data.train)}")

@@ -21,14 +21,16 @@ class Recipe:
         epochs: Passes over the training split; 0 trains nothing and only evaluates.
         batch_size: Examples of one optimiser step, over all devices together.
         lr: Peak learning rate.
-        optimizer: ``"sgd"`` (Nesterov where ``momentum > 0``), ``"adam"`` (its decay is part of the gradient)
-            or ``"adamw"``.
-        momentum: Momentum of SGD; ignored by AdamW.
+        optimizer: ``"sgd"`` (Nesterov where ``momentum > 0``), ``"adam"`` (its decay is part of the
+            gradient), ``"adamw"`` or ``"rmsprop"``.
+        momentum: Momentum of SGD and RMSprop; ignored by the others.
         weight_decay: Decay of weights with two dimensions or more; norms and biases are never decayed.
-        schedule: ``"cosine"``, ``"step"``, ``"one-cycle"`` or ``"constant"``.
+        schedule: ``"cosine"``, ``"step"``, ``"one-cycle"``, ``"exponential"`` or ``"constant"``.
         milestones: Where the schedule ``"step"`` falls, as shares of the training.
-        gamma: What it multiplies the learning rate by each time.
-        beta2: Decay of AdamW's second moment; ignored by SGD.
+        gamma: What it multiplies the learning rate by each time; of ``"exponential"``, every `decay_epochs`.
+        decay_epochs: Epochs in which the schedule ``"exponential"`` falls by `gamma`.
+        floor: Share of the peak below which ``"exponential"`` does not fall.
+        beta2: Decay of AdamW's second moment and of RMSprop's; ignored by SGD.
         warmup_epochs: Epochs over which the learning rate rises linearly before the schedule begins.
         label_smoothing: Share of the target spread over all classes, in 0..1.
         mixup: Alpha of the Beta distribution of mixup; 0 is off.
@@ -51,12 +53,14 @@ class Recipe:
     epochs: int = 10
     batch_size: int = 128
     lr: float = 0.1
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    schedule: Literal["cosine", "step", "one-cycle", "constant"] = "cosine"
+    schedule: Literal["cosine", "step", "one-cycle", "exponential", "constant"] = "cosine"
     milestones: tuple[float, ...] = MILESTONES
     gamma: float = GAMMA
+    decay_epochs: float = 1.0
+    floor: float = 0.0
     beta2: float = 0.999
     warmup_epochs: float = 0.0
     label_smoothing: float = 0.0
@@ -83,6 +87,8 @@ class Recipe:
         for milestone in self.milestones:
             _range("milestones", milestone, at_least=0, at_most=1)
         _range("gamma", self.gamma, at_least=0, open_below=True, at_most=1)
+        _range("decay_epochs", self.decay_epochs, at_least=0, open_below=True)
+        _range("floor", self.floor, at_least=0, at_most=1)
         _range("beta2", self.beta2, at_least=0, below=1)
         _range("warmup_epochs", self.warmup_epochs, at_least=0)
         _range("label_smoothing", self.label_smoothing, at_least=0, below=1)
@@ -96,7 +102,7 @@ class Recipe:
             _range("clip_norm", self.clip_norm, at_least=0, open_below=True)
         if self.limit is not None:
             _range("limit", self.limit, at_least=1)
-        _choice("optimizer", self.optimizer, ("sgd", "adam", "adamw"))
+        _choice("optimizer", self.optimizer, ("sgd", "adam", "adamw", "rmsprop"))
         _choice("schedule", self.schedule, SCHEDULES)
         _choice("precision", self.precision, ("auto", "fp32", "bf16"))
         _choice("channels_last", self.channels_last, (True, False, "auto"))

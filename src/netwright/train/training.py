@@ -20,6 +20,7 @@ from netwright.train.callbacks import Callback, State
 from netwright.train.launch import Launcher
 from netwright.train.losses import Objective, Step
 from netwright.train.mixing import mix
+from netwright.train.passes import Batch, Passes
 from netwright.train.recipe import Recipe
 from netwright.train.runtime import Runtime, evaluating
 from netwright.train.schedules import factor
@@ -98,6 +99,7 @@ class Job:
     stop: int | None = None
     optimizer: Mapping[str, Any] | None = None
     average: Average | None = None
+    passes: Passes | None = None
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -110,6 +112,8 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "adam":
         return torch.optim.Adam(groups, lr=recipe.lr)
+    if recipe.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=recipe.lr, alpha=recipe.beta2, momentum=recipe.momentum)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, recipe.beta2))
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
@@ -287,10 +291,12 @@ class Training:
         if self.teacher is not None:
             with torch.no_grad():
                 teacher = runtime.forward(self.teacher, x)
-        answer = runtime.forward(self.forward_model, x)
-        loss = self.job.objective(Step(x, answer, y, other, share, teacher))
+        batch = Batch(x, y, other, share, teacher)
         self.optimizer.zero_grad(set_to_none=True)
-        self.launcher.backward(loss)
+        if self.job.passes is None:
+            _, loss = self._pass(batch)
+        else:
+            loss = self.job.passes(self._pass, batch, self.model, self.state)
         if recipe.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
         for callback in self.job.callbacks:
@@ -301,7 +307,17 @@ class Training:
         self.state.step += 1
         for callback in self.job.callbacks:
             callback.after_step(self.state)
-        return loss.detach()
+        return loss
+
+    def _pass(
+        self, batch: Batch, objective: Objective | None = None, weight: float = 1.0
+    ) -> tuple[Step, Tensor]:
+        """One forward and backward pass of a batch; gradients are added to those that are there."""
+        answer = self.runtime.forward(self.forward_model, batch.inputs)
+        step = Step(batch.inputs, answer, batch.targets, batch.other, batch.share, batch.teacher)
+        loss = (objective or self.job.objective)(step)
+        self.launcher.backward(loss if weight == 1.0 else loss * weight)
+        return step, loss.detach()
 
     def _look(self, pending: list[Tensor], epoch: int, done: int, lr: float) -> float:
         """Return the sum of the pending losses.
@@ -347,7 +363,10 @@ class Training:
         recipe = self.recipe
         warmup = round(recipe.warmup_epochs * self.steps)
         steps = recipe.epochs * self.steps
-        share = factor(recipe.schedule, step, steps, warmup, recipe.milestones, recipe.gamma)
+        period = recipe.decay_epochs * self.steps
+        share = factor(
+            recipe.schedule, step, steps, warmup, recipe.milestones, recipe.gamma, period, recipe.floor
+        )
         lr = recipe.lr * share
         for group in self.optimizer.param_groups:
             group["lr"] = lr
