@@ -17,7 +17,7 @@ of one front's networks that some network of the other front matches or beats in
 validation data. The interval is Student's, of the paired differences over the seeds.
 
     python benchmarks/plan_choices.py [--model resnet8] [--data fashion-mnist] [--size 14] [--limit 5000]
-        [--epochs 12] [--recovery 1] [--trials 20] [--seeds 5] [--first 0]
+        [--epochs 12] [--recovery 1] [--trials 20] [--seeds 3] [--first 0]
         [--arms without,fixed,with] [--json FILE]
 """
 
@@ -36,7 +36,7 @@ from torch import nn
 
 import netwright as nw
 from netwright._files import atomic
-from netwright.shaping.front import front_of
+from netwright.shaping.dominance import front_of
 
 ONCE = {"allocation": ["global"], "importance": ["magnitude"], "schedule": ["one-shot"]}
 ARMS: dict[str, dict[str, list[str]] | None] = {
@@ -122,7 +122,7 @@ def arguments() -> Any:
     parser.add_argument("--epochs", type=int, default=12, help="of the dense network")
     parser.add_argument("--recovery", type=int, default=1, help="epochs of a candidate")
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--json", type=Path, default=None)

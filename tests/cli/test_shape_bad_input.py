@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from netwright.cli import main
+from netwright.shaping.answers import Answers
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -224,6 +225,13 @@ def test_finished_study_is_read_again(finished: Path) -> None:
         assert sum(p.numel() for p in model.parameters()) == network.outcome.params
         with torch.no_grad():
             assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+        answers = Answers.load(
+            finished / "cache" / network.candidate.key / f"answers-{network.candidate.bits}.safetensors"
+        )
+        assert answers is not None
+        assert answers.quality == pytest.approx(1 - network.outcome.error)
+        assert network.change is not None
+        assert network.change.low <= 0 <= network.change.high or not network.candidate.dense
 
 
 @pytest.mark.skipif(

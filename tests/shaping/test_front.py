@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.shaping.standin import SPACE, outcome
 
 from netwright.errors import ArtefactError, BudgetError
-from netwright.shaping import final
-from netwright.shaping.front import Front, front_of, nondominated
+from netwright.shaping import final, report
+from netwright.shaping.answers import Answers
+from netwright.shaping.dominance import front_of, nondominated
+from netwright.shaping.front import Front
 from netwright.shaping.propose import Record
+from netwright.shaping.reading import read_front
 from netwright.shaping.state import Folder
 from netwright.structure.budget import Budget
 
@@ -63,14 +67,27 @@ class Bench:
     def test(self, path: Path) -> dict[str, Any]:
         self.tested += 1
         found = self.by_file[str(path)]
-        return {"accuracy": 1 - found.error, "agreement": found.agreement, "count": 100}
+        change = {"difference": 0.08 - found.error, "low": 0.05 - found.error, "high": 0.11 - found.error}
+        return {"accuracy": 1 - found.error, "agreement": found.agreement, "count": 100, "change": change}
+
+    def answers(self, record: Record) -> Answers:
+        """As few validation examples as the dense network gets one or two of wrong; surer where dearer."""
+        assert record.outcome is not None
+        right = torch.arange(20) >= round(20 * record.outcome.error)
+        return Answers(right, 1.0 - record.outcome.cost + 0.01 * torch.sin(torch.arange(20.0)))
 
 
-def finish(folder: Path, budget: str) -> tuple[Front, Bench]:
+def finish(folder: Path, budget: str, *, noisy: bool = False) -> tuple[Front, Bench]:
     done = records(folder)
     bench = Bench(done, folder)
     result = final.finish(
-        Folder(folder), done, Budget.parse(budget), INFO, measure=bench.measure, test=bench.test
+        Folder(folder),
+        done,
+        Budget.parse(budget),
+        INFO,
+        measure=bench.measure,
+        test=bench.test,
+        answers=bench.answers if noisy else lambda _: None,
     )
     return result, bench
 
@@ -115,6 +132,27 @@ def test_outputs_and_the_network_to_take(tmp_path: Path) -> None:
     assert len(document["front"]) == len(front)
     assert (tmp_path / "models" / "README.md").read_text().count(".onnx") >= 1
     assert not list(tmp_path.rglob(".*tmp*"))
+
+
+def test_noise_is_shown_and_read_again(tmp_path: Path) -> None:
+    plain, _ = finish(tmp_path / "plain", "none")
+    front, _ = finish(tmp_path / "noisy", "none", noisy=True)
+    assert {n.slot for n in plain} < {n.slot for n in front}
+    kept = {n.name: n.reasons for n in front if n.slot not in {m.slot for m in plain}}
+    assert kept == {n.name: n.reasons for n in front if n.reasons}
+    assert any(n.like for n in front)
+    assert all(front[n.like].outcome.cost < n.outcome.cost for n in front if n.like)
+    report.write(Folder(tmp_path / "noisy"), front)
+    again = read_front(tmp_path / "noisy")
+    assert [(n.name, n.reasons, n.like, n.change) for n in again.networks] == [
+        (n.name, n.reasons, n.like, n.change) for n in front.networks
+    ]
+    text = (tmp_path / "noisy" / "report.html").read_text()
+    for network in front:
+        assert report.remark(network) in text
+    assert report.legend(front) in text
+    assert "Change<br>from dense" in text
+    assert report.legend(plain) == ""
 
 
 def test_nothing_is_measured_or_tested_twice(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tests.shaping.standin import SPACE, Make, StandIn, outcome
 
 from netwright.errors import ArtefactError, StructureError, UsageError
 from netwright.shaping.candidate import Candidate, Outcome, Space
-from netwright.shaping.front import front_of
+from netwright.shaping.dominance import front_of
 from netwright.shaping.propose import Record, propose
 from netwright.shaping.study import Study, run
 from netwright.shaping.workers import Inline, Processes, pool

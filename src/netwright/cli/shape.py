@@ -129,23 +129,31 @@ def _table(front: Front) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from netwright.shaping.report import count, milliseconds, percent, size
+    from netwright.shaping.report import against_dense, count, legend, milliseconds, percent, remark, size
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     quality = str(front.info["quality"])
-    for column in ("network", quality, "latency", "speed", "MACs", "file"):
-        table.add_column(column, justify="left" if column == "network" else "right")
+    for column in ("network", quality, "change", "latency", "speed", "MACs", "file", ""):
+        table.add_column(column, justify="left" if column in ("network", "") else "right")
     for network in front.networks:
         mark = " ←" if network.recommended else ""
         table.add_row(
             f"{network.name}{mark}",
             percent(network.quality),
+            against_dense(network),
             milliseconds(network.latency_ms),
             f"{1 / max(network.ratio, 1e-9):.2f}×",
             f"{count(network.outcome.macs)} ({percent(network.outcome.macs / front.dense.outcome.macs, 0)})",
             size(network.outcome.size),
+            remark(network) if network.on_front else "",
             style=None if network.on_front else "dim",
         )
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"{len(front)} networks on the front · {front.folder / 'report.html'}", soft_wrap=True)
+    if legend(front):
+        console.print(f"[dim]{legend(front)}[/dim]")
+    kept = sum(bool(n.reasons) for n in front)
+    noise = f": {len(front) - kept} plainly, {kept} for the reason beside them" if kept else ""
+    console.print(
+        f"{len(front)} networks on the front{noise} · {front.folder / 'report.html'}", soft_wrap=True
+    )

@@ -29,6 +29,7 @@ paint-order:stroke;stroke:var(--panel);stroke-width:5px;stroke-linejoin:round}
 .chart .dense.fp32{stroke:var(--fp32)}
 .chart .dense.int8{stroke:var(--int8)}
 .chart .faint{fill-opacity:.22;stroke:none}
+.chart .alike{fill-opacity:.5}
 .chart .ring{fill:none;stroke:var(--ink);stroke-width:1.5}
 """
 
@@ -46,6 +47,7 @@ class Point:
         index: Number by which the report knows it, or None.
         recommended: Whether it is the one to take.
         name: Text beside it, or empty.
+        alike: Whether a cheaper network on the front may be as accurate.
     """
 
     x: float
@@ -56,6 +58,7 @@ class Point:
     index: int | None = None
     recommended: bool = False
     name: str = ""
+    alike: bool = False
 
 
 def scatter(
@@ -216,7 +219,9 @@ class _Plot:
         if point.role == "tried" and not self.inside(point):
             return ""
         x, y = self.x(point.x), self.y(point.accuracy)
-        kind = point.kind + {"dense": " dense", "tried": " faint", "front": ""}[point.role]
+        kind = (
+            point.kind + {"dense": " dense", "tried": " faint", "front": " alike" * point.alike}[point.role]
+        )
         shape = _shape(kind, x, y, 4.0 if point.role == "tried" else 6.5)
         ring = f'<circle class="ring" cx="{x}" cy="{y}" r="13"/>' if point.recommended else ""
         text = ""
@@ -236,13 +241,17 @@ class _Plot:
     def legend(self) -> list[str]:
         items = [("fp32", "fp32"), ("int8", "int8"), ("fp32 dense", "dense"), ("fp32 faint", "tried")]
         present = {p.kind for p in self.points} | {p.role for p in self.points}
+        if any(p.alike and p.role == "front" for p in self.points):
+            items.append(("fp32 alike", "≈ cheaper"))
+            present.add("≈ cheaper")
         items = [i for i in items if i[1] in present]
-        x, y = (18, 38) if self.narrow else (self.right - 62 * len(items) + 6, 16)
+        room = {text: max(62, 22 + 7 * len(text)) for _, text in items}
+        x, y = (18, 38) if self.narrow else (self.right - sum(room.values()) + 6, 16)
         parts = []
         for kind, text in items:
             parts.append(_shape(kind, x, y, 5.0))
             parts.append(f'<text x="{x + 11}" y="{y + 4}">{text}</text>')
-            x += 62
+            x += room[text]
         return parts
 
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from netwright import _files
 from netwright.shaping.candidate import Candidate
-from netwright.shaping.front import Front, Shaped, choose, front_of, missed
+from netwright.shaping.dominance import AnswersOf, worth_having
+from netwright.shaping.front import Front, Shaped, choose, missed
 from netwright.shaping.propose import Record
 from netwright.shaping.state import Folder
 from netwright.structure.budget import Budget
@@ -48,6 +49,7 @@ def finish(
     *,
     measure: Measure,
     test: Test,
+    answers: AnswersOf = lambda _: None,
     loader: Callable[[Shaped], nn.Module] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Front:
@@ -60,22 +62,24 @@ def finish(
         info: What the report says about the run.
         measure: Times files (name -> path) in turn against the named baseline; one JSON object each.
         test: Quality of a file on the test examples, as a JSON object.
+        answers: A trial's answers to the validation examples; None where they are not known.
         loader: Rebuilds the PyTorch network of an entry.
         note: Told what is being done.
     """
     say = note or (lambda _: None)
-    front = front_of(records)
+    members = {m.record.slot: m for m in worth_having(records, answers)}
+    front = [m.record for m in members.values()]
     dense = [r for r in records if r.outcome is not None and r.candidate.dense]
     chosen = {name_of(r): r for r in (*front, *dense)}
     files = {name: folder.path / r.outcome.file for name, r in chosen.items() if r.outcome is not None}
     say(f"measuring {len(files)} files in turn")
     latency = _measured(folder, files, measure)
     networks = []
-    members = {r.slot for r in front}
     for name, record in chosen.items():
         if record.outcome is None:
             continue
         say(f"testing {name}")
+        member = members.get(record.slot)
         networks.append(
             Shaped(
                 name=name,
@@ -85,7 +89,9 @@ def finish(
                 latency=latency[name],
                 test=_tested(folder, record, test),
                 folder=folder.path,
-                on_front=record.slot in members,
+                on_front=member is not None,
+                reasons=member.reasons if member else (),
+                like=name_of(member.like) if member and member.like else None,
             )
         )
     networks.sort(key=lambda n: (n.outcome.cost, n.slot))
@@ -236,6 +242,7 @@ _COLUMNS = (
     "test_accuracy",
     "test_agreement",
     "predicted_cost",
+    "like",
 )
 _MEASURED = ("median_ms", "q1_ms", "q3_ms", "ratio")
 

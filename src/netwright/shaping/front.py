@@ -8,36 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netwright.errors import BudgetError, UsageError
+from netwright.metrics.bootstrap import Interval
 from netwright.shaping.candidate import Candidate, Outcome
 from netwright.shaping.propose import Record
 from netwright.structure.budget import Budget
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-def nondominated(points: Sequence[tuple[float, ...]]) -> list[int]:
-    """Indices of the points that no other one beats in every coordinate (all are minimised).
-
-    Of equal points only the first is kept.
-    """
-    kept = []
-    for i, p in enumerate(points):
-        beaten = any(
-            all(b <= a for a, b in zip(p, q, strict=True)) and (q != p or j < i)
-            for j, q in enumerate(points)
-            if j != i
-        )
-        if not beaten:
-            kept.append(i)
-    return kept
-
-
-def front_of(records: Sequence[Record]) -> list[Record]:
-    """The finished trials that no other beats in both error and predicted cost, cheapest first."""
-    done = [(r, r.outcome) for r in sorted(records, key=lambda r: r.slot) if r.outcome is not None]
-    chosen = [done[i] for i in nondominated([(o.error, o.cost) for _, o in done])]
-    return [record for record, _ in sorted(chosen, key=lambda pair: pair[1].cost)]
 
 
 @dataclass(frozen=True)
@@ -50,9 +27,15 @@ class Shaped:
         candidate: The pipeline that made it.
         outcome: What the search knew: validation quality, costs.
         latency: Measured time of the exported file (see `netwright.metrics.Latency`), as plain values.
-        test: ``accuracy`` (None without labels), ``agreement`` and ``count`` on the test examples.
+        test: ``accuracy`` (None without labels), ``agreement`` and ``count`` on the test examples, and
+            ``change``: the accuracy's ``difference`` from the dense network's with the ends ``low`` and
+            ``high`` of its paired interval (None without labels).
         folder: The study's folder.
         on_front: Whether it is on the front (the dense networks are measured even if they are not).
+        reasons: Why it is on the front although another network there is as cheap and as accurate on the
+            validation examples (see `netwright.shaping.dominance`); empty for most.
+        like: Name of the cheapest network on the front that is cheaper and, as far as the validation examples
+            can tell, as accurate; None if there is none.
         misses: What of the budget it misses, and by how much; empty if it meets the budget.
         recommended: Whether it is the one to take.
     """
@@ -65,6 +48,8 @@ class Shaped:
     test: dict[str, Any]
     folder: Path
     on_front: bool = True
+    reasons: tuple[str, ...] = ()
+    like: str | None = None
     misses: dict[str, float] = field(default_factory=dict)
     recommended: bool = False
 
@@ -83,6 +68,12 @@ class Shaped:
         """Test accuracy; agreement with the dense network where there are no labels."""
         accuracy = self.test.get("accuracy")
         return float(self.test["agreement"] if accuracy is None else accuracy)
+
+    @property
+    def change(self) -> Interval | None:
+        """Test accuracy minus the dense network's, with its paired 95 % interval; None if unknown."""
+        known = self.test.get("change")
+        return None if known is None else Interval(known["difference"], known["low"], known["high"])
 
     @property
     def latency_ms(self) -> float:
@@ -110,9 +101,12 @@ class Shaped:
             "test_accuracy": self.test.get("accuracy"),
             "test_agreement": self.test.get("agreement"),
             "test_examples": self.test.get("count"),
+            "test_change": self.test.get("change"),
             "predicted_cost": outcome.cost,
             "latency": self.latency,
             "on_front": self.on_front,
+            "reasons": list(self.reasons),
+            "like": self.like,
             "recommended": self.recommended,
             "misses": self.misses,
             "pipeline": self.candidate.to_json(),
@@ -126,7 +120,8 @@ class Front:
     """What a study found.
 
     Args:
-        networks: Measured networks, cheapest first: the front, and the dense ones for comparison.
+        networks: Measured networks, cheapest first: the front, and the dense ones for comparison. The front
+            knows the noise of the validation examples (see `netwright.shaping.dominance`).
         budget: What was asked for.
         records: Every finished trial.
         info: Model, data, environment: what the report says about the run.

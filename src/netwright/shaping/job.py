@@ -260,6 +260,7 @@ def _run(
         "shape": list(loaded.splits.shape),
         "quality": "test accuracy" if loaded.splits.labelled else "agreement with the dense network",
         "source": loaded.how,
+        "validation_examples": len(loaded.splits.val),
         "metric": plan.metric,
         "space": plan.text,
         "identity": prepared.identity,
@@ -274,6 +275,7 @@ def _run(
         info,
         measure=pipeline.measure,
         test=pipeline.test,
+        answers=lambda record: pipeline.answers(record.candidate),
         loader=lambda network: pipeline.model(network.candidate),
         note=told.plan,
     )

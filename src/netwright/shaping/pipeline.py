@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from netwright import _files, metrics, pruning, quantization, structure, train
 from netwright.errors import ArtefactError
 from netwright.shaping import cost
+from netwright.shaping.answers import Answers, judged
 from netwright.shaping.baseline import load_weights, recovery_recipe
 from netwright.shaping.candidate import Candidate, Outcome
+from netwright.shaping.noise import share_difference
 from netwright.shaping.source import Loaded, Source
 from netwright.shaping.state import Folder
 from netwright.structure.budget import Budget
@@ -82,7 +84,8 @@ class Pipeline:
             copy.deepcopy(loaded.model), self.folder.cache("dense") / "model.safetensors"
         ).eval()
         self.example = self.splits.example(2)
-        self._reference: Tensor | None = None
+        self._reference: dict[str, Tensor] = {}
+        self._answers: dict[Path, Answers | None] = {}
 
     def __call__(self, candidate: Candidate) -> Outcome:
         """Evaluate a candidate on the validation examples.
@@ -213,8 +216,9 @@ class Pipeline:
         return target
 
     def _judge(self, candidate: Candidate, file: Path, rows: list[cost.Row]) -> Outcome:
-        """Quality of a file on the validation examples, and its predicted cost."""
-        quality = self.quality(file, self.splits.val, self._dense_logits())
+        """Quality of a file on the validation examples, and its predicted cost; keeps its answers."""
+        quality, answers = self.quality(file, self.splits.val, self._dense_logits("val"))
+        answers.save(self._answers_file(candidate))
         accuracy, agreement = quality["accuracy"], quality["agreement"]
         return Outcome(
             error=round(1 - (agreement if accuracy is None else accuracy), 9),
@@ -228,13 +232,23 @@ class Pipeline:
             layers=[[r.name, r.kind, r.macs, r.params] for r in rows],
         )
 
-    def _dense_logits(self) -> Tensor:
-        """The dense network's answers to the validation examples, (N, K)."""
-        if self._reference is None:
-            self._reference = train.logits(self.dense, self.splits.val, device="cpu")
-        return self._reference
+    def answers(self, candidate: Candidate) -> Answers | None:
+        """The answers of an evaluated candidate to the validation examples; None if they were not kept."""
+        file = self._answers_file(candidate)
+        if file not in self._answers:
+            self._answers[file] = Answers.load(file)
+        return self._answers[file]
 
-    def quality(self, file: Path, part: Part, reference: Tensor) -> dict[str, Any]:
+    def _answers_file(self, candidate: Candidate) -> Path:
+        return self.folder.cache(candidate.key) / f"answers-{candidate.bits}.safetensors"
+
+    def _dense_logits(self, split: str) -> Tensor:
+        """The dense network's answers to the examples of a split, (N, K)."""
+        if split not in self._reference:
+            self._reference[split] = train.logits(self.dense, getattr(self.splits, split), device="cpu")
+        return self._reference[split]
+
+    def quality(self, file: Path, part: Part, reference: Tensor) -> tuple[dict[str, Any], Answers]:
         """Accuracy and agreement of a file's own answers.
 
         Args:
@@ -243,20 +257,29 @@ class Pipeline:
             reference: The dense network's answers to them, (N, K).
 
         Returns:
-            ``accuracy`` (None without labels), ``agreement`` and ``count``.
+            ``accuracy`` (None without labels), ``agreement``, ``count`` and ``change`` (the accuracy's
+            difference from the reference's with the ends of its paired interval; None without labels), and
+            the answers one by one.
         """
-        answers = metrics.onnx_logits(file, part, threads=self.settings.threads)
-        agreement = metrics.agreement(reference, answers)
-        accuracy = None
-        if part.labelled:
-            labels = torch.cat([y for _, y in part.batches(1024)])
-            accuracy = float((answers.argmax(dim=1) == labels).double().mean())
-        return {"accuracy": accuracy, "agreement": agreement.top1, "count": len(answers)}
+        logits = metrics.onnx_logits(file, part, threads=self.settings.threads)
+        agreement = metrics.agreement(reference, logits)
+        labels = torch.cat([y for _, y in part.batches(1024)]) if part.labelled else None
+        answers = judged(logits, reference, labels)
+        change = None
+        if labels is not None:
+            found = share_difference(answers.right, reference.argmax(dim=1) == labels)
+            change = {"difference": found.value, "low": found.low, "high": found.high}
+        quality = {
+            "accuracy": None if labels is None else answers.quality,
+            "agreement": agreement.top1,
+            "count": len(logits),
+            "change": change,
+        }
+        return quality, answers
 
     def test(self, file: Path) -> dict[str, Any]:
         """Quality of a file on the test examples."""
-        reference = train.logits(self.dense, self.splits.test, device="cpu")
-        return self.quality(file, self.splits.test, reference)
+        return self.quality(file, self.splits.test, self._dense_logits("test"))[0]
 
     def measure(self, files: Mapping[str, Path], baseline: str) -> dict[str, dict[str, Any]]:
         """Latency of files for one example, in turn, each against the baseline."""

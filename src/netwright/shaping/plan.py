@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from netwright import metrics, pruning, quantization, structure
 from netwright.errors import BudgetError, NetwrightError, UsageError
 from netwright.shaping import cost
-from netwright.shaping.baseline import normalised
 from netwright.shaping.candidate import Space
 from netwright.shaping.pipeline import operators
 from netwright.structure.budget import Budget, Limit
@@ -103,7 +102,7 @@ def make_plan(
     small_rows = operators(small, example)
     smallest = {name: float(sum(getattr(r, name) for r in small_rows)) for name in dense}
     metric = "latency" if budget.latency or not budget else _metric(budget)
-    space = _space(model, budget, dense, smallest, labelled=labelled, recovery=recovery)
+    space = _space(budget, dense, smallest, labelled=labelled, recovery=recovery)
     space = replace(space, **_chosen(choices or {}))  # type: ignore[arg-type]
     if not prunable:
         space = replace(space, rungs=())
@@ -155,7 +154,6 @@ def _smallest(model: nn.Module, example: Tensor) -> nn.Module:
 
 
 def _space(
-    model: nn.Module,
     budget: Budget,
     dense: dict[str, float],
     smallest: dict[str, float],
@@ -172,18 +170,14 @@ def _space(
         high = min(0.95, limit.value if limit.relative else limit.value / max(dense[name], 1.0))
         rungs = tuple(round(high * r, 4) for r in _RUNGS_WITHIN)
     low = min(floor + 0.01, high)
-    importance = ["magnitude"]
-    if labelled:
-        importance.append("taylor")
-    if normalised(model):
-        importance.append("bn-scale")
-    if recovery == 0:
-        importance = ["obs", *importance]
     return Space(
         metric=name,
         share=(round(low, 2), round(high, 2)),
         rungs=rungs,
-        importance=tuple(n for n in importance if n in pruning.list_importances()),
+        # The ladder takes what comes first. One share for all layers beat one threshold for all at nearly
+        # every budget, and batch norm scales were the worst guide (docs/explanation/front.md).
+        allocation=("uniform", "global"),
+        importance=("obs", "taylor", "magnitude") if labelled else ("obs", "magnitude"),
         repair=("auto",) if recovery else ("obs", "bn"),
         # Two stages gained nothing measurable (benchmarks/plan_choices.py): on request only.
         schedule=SCHEDULES[:1],

@@ -102,9 +102,12 @@ def _network(row: dict[str, Any], folder: Path) -> Shaped:
         test={
             k: row[f"test_{n}"]
             for k, n in (("accuracy", "accuracy"), ("agreement", "agreement"), ("count", "examples"))
-        },
+        }
+        | {"change": row.get("test_change")},
         folder=folder,
         on_front=row["on_front"],
+        reasons=tuple(row.get("reasons", ())),
+        like=row.get("like"),
         misses=row["misses"],
         recommended=row["recommended"],
     )

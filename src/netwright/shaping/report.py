@@ -43,6 +43,8 @@ def render(front: Front) -> str:
         "points": points,
         "size": size,
         "ms": milliseconds,
+        "against_dense": against_dense,
+        "remark": remark,
     }
     pick = front.recommended or front.nearest
     return environment.get_template("report.html.j2").render(
@@ -52,6 +54,7 @@ def render(front: Front) -> str:
         pick=pick,
         headline=headline(pick, front.dense),
         sentence=sentence(front, pick),
+        legend=legend(front),
         quality=front.info["quality"],
         labelled=front.info["quality"] == "test accuracy",
         charts=_charts(front),
@@ -72,6 +75,9 @@ def headline(pick: Shaped, dense: Shaped) -> str:
     fast = (
         f"{speed:.1f}× faster" if speed >= 1.05 else "As fast" if speed > 0.95 else f"{1 / speed:.1f}× slower"
     )
+    known = pick.change
+    if known is not None and known.low <= 0 <= known.high:
+        return f"{fast}, as accurate as far as {pick.test['count']:,} test examples can tell"
     change = (pick.quality - dense.quality) * 100
     if abs(change) < 0.05:
         return f"{fast}, as accurate"
@@ -91,6 +97,37 @@ def sentence(front: Front, pick: Shaped) -> str:
         f"multiply-accumulates, {size(pick.outcome.size)} instead of {size(dense.outcome.size)} on disk, "
         f"and {percent(pick.quality)} {quality} ({percent(dense.quality)} dense)."
     )
+
+
+def against_dense(network: Shaped) -> str:
+    """The change of test accuracy from the dense network's, in points, with half its 95 % interval."""
+    known = network.change
+    if known is None or (network.candidate.dense and network.candidate.bits == 32):
+        return "–"
+    return f"{known.value * 100:+.2f} ± {(known.high - known.low) * 50:.2f}".replace("-", "−")
+
+
+def remark(network: Shaped) -> str:
+    """Why a network is kept where it is not plainly best, and which cheaper one may be as good."""
+    parts = [" and ".join(network.reasons)] if network.reasons else []
+    if network.like:
+        parts.append(f"≈ {network.like}")
+    return ", ".join(parts)
+
+
+def legend(front: Front) -> str:
+    """How to read the remarks of a front; empty where there are none."""
+    examples = front.info.get("validation_examples")
+    many = f"{examples:,} validation examples" if examples else "the validation examples"
+    parts = []
+    if any(n.like for n in front):
+        parts.append(f"≈ NAME: that one is cheaper, and {many} cannot tell it less accurate (paired, 95 %).")
+    if any(n.reasons for n in front):
+        parts.append(
+            "Smaller file, less arithmetic (MACs × bits), lower loss: why a network is kept although a "
+            "cheaper one scored at least as well, by no more than the examples can tell."
+        )
+    return " ".join(parts)
 
 
 def picture(front: Front) -> str:
@@ -137,6 +174,7 @@ def _points(front: Front, metric: str) -> list[chart.Point]:
                 f"{percent(1 - network.outcome.error)}",
                 index=i,
                 recommended=network.recommended,
+                alike=network.like is not None,
                 name=network.name if network.recommended else "",
             )
         )
@@ -217,6 +255,7 @@ def _document(front: Front, pick: Shaped) -> dict[str, Any]:
                     f"{count(network.outcome.macs)} MACs, {count(network.outcome.params)} parameters",
                     f"{size(network.outcome.size)} on disk",
                     network.candidate.describe(),
+                    *([remark(network)] if remark(network) else []),
                 ],
                 "macs": [v[0] for v in values],
                 "params": [v[1] for v in values],
