@@ -167,6 +167,22 @@ def test_a_tight_window_is_reached_by_repair_in_the_order_asked() -> None:
     assert 120 <= macs(within.min()) <= 121 and 120 <= macs(within.max()) <= 121
 
 
+def test_what_is_shrunk_keeps_what_comes_later_in_the_order() -> None:
+    space = SearchSpace([Ordinal("embed", range(1, 6))] + [Ordinal(f"ffn{i}", range(1, 9)) for i in range(8)])
+
+    def macs(choice: object) -> int:
+        return choice["embed"] * sum(choice[f"ffn{i}"] for i in range(8))
+
+    within = space.constrained(macs, 97, 100, order=[["ffn*"]])
+    rng = generator()
+    drawn = [within.shrunk(rng) for _ in range(200)]
+    assert all(97 <= macs(choice) <= 100 for choice in drawn)
+    embeds = collections.Counter(choice["embed"] for choice in drawn)
+    assert embeds.keys() == {2, 3, 4, 5} and min(embeds.values()) > 25, "1 is too small, the rest as likely"
+    widths = [choice["ffn0"] for choice in drawn if choice["embed"] == 2]
+    assert 5 <= sum(widths) / len(widths) <= 7
+
+
 def test_what_cannot_be_met_is_told_with_the_nearest() -> None:
     space, cost = chain()
     with pytest.raises(BudgetError, match="costs are from 6 to 55"):

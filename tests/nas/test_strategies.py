@@ -8,7 +8,16 @@ import optuna
 import pytest
 
 from netwright.errors import UsageError
-from netwright.nas import Choice, Float, Ordinal, SearchSpace, StrategySampler, at_least, search
+from netwright.nas import (
+    Choice,
+    ConstrainedSpace,
+    Float,
+    Ordinal,
+    SearchSpace,
+    StrategySampler,
+    at_least,
+    search,
+)
 from netwright.nas.history import Judged, best_first
 from netwright.nas.strategies import CoarseToFine, Evolution, Exhaustive, LocalSearch, Random, Strategy
 
@@ -112,6 +121,22 @@ def test_evolution_finds_better_ones_than_random_search_inside_the_budget() -> N
             assert all(6 <= cost(t.candidate) <= 9 for t in found.trials)
             best[name].append(found.best.values[0])
     assert sum(best["evolution"]) < sum(best["random"])
+
+
+def test_the_first_population_is_drawn_as_told_and_what_was_pruned_is_not_tried_again() -> None:
+    space = network().constrained(cost, 6, 9, order=[["width*"]])
+    found = search(space, [error], strategy=Evolution(12, start=ConstrainedSpace.shrunk), trials=12)
+    assert all(t.candidate in space for t in found.trials)
+    plain = search(space, [error], strategy=Evolution(12), trials=12)
+    assert [t.candidate for t in found.trials] != [t.candidate for t in plain.trials]
+    study = optuna.create_study(
+        sampler=StrategySampler(Random(unique=True), SearchSpace([Ordinal("a", (1, 2, 3))]))
+    )
+    for _ in range(3):
+        trial = study.ask()
+        trial.suggest_int("a", 1, 3)
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    assert {t.params["a"] for t in study.trials} == {1, 2, 3}
 
 
 def test_the_old_die_in_regularised_evolution() -> None:

@@ -186,6 +186,29 @@ class ConstrainedSpace(SearchSpace):
             return self._window.sample(rng)
         return self._listed[int(rng.integers(len(self._listed)))]
 
+    def shrunk(self, rng: np.random.Generator) -> Choice:
+        """Draw a choice that is too large, and shrink it until it fits.
+
+        Dims of the first group of ``order`` begin at their greatest value, the others are drawn until the
+        cost is not too low; then `repair` steps down (Y.-L. Liao, S. Karaman and V. Sze, 2021, whose groups
+        are heads and hidden widths first, then embeddings and depth).
+
+        Args:
+            rng: Of the draw.
+
+        Raises:
+            BudgetError: if no choice inside the window is found.
+        """
+        first = self._groups[0] if len(self._groups) > 1 else set()
+        for _ in range(_STARTS):
+            for _ in range(self._tries):
+                start = self.base.build(lambda dim: dim.most if dim.name in first else dim.draw(rng))
+                if self.cost(start) >= self.lo:
+                    break
+            if self.fits(found := self.repair(start, rng)):
+                return found
+        return self.sample(rng)
+
     def mutate(self, choice: Choice, rng: np.random.Generator, p: float = 0.1) -> Choice:
         """A mutation that fits; after ``tries`` of them a repaired one."""
         return self._fitting(lambda: self.base.mutate(choice, rng, p), rng)

@@ -178,12 +178,10 @@ class Counter:
         space = self._space
         told_apart = {name for factor in several for name in factor.names}
         for dim in space.dims:
-            if isinstance(dim, Tied) or isinstance(dim.condition, Predicate):
-                told_apart |= {*space.depends[dim.name]} - (
-                    {*dim.condition.names} if dim.condition else set()
-                )
-                told_apart |= {dim.to} if isinstance(dim, Tied) else set()
-        told_apart |= {d.to for d in space.dims if isinstance(d, Tied)}
+            if isinstance(dim, Tied):
+                told_apart.add(dim.to)
+            if isinstance(dim.condition, Predicate):
+                told_apart.update(space.depends[dim.name])
         atoms = [atom for dim in space.dims if dim.condition for atom in dim.condition.atoms()]
         runs: dict[str, list[_Run]] = {}
         for dim in space.free:

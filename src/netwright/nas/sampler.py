@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import datetime
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,7 @@ class StrategySampler(optuna.samplers.BaseSampler):
         with self._lock:
             self._catch_up(study)
             queued = "fixed_params" in trial.system_attrs
-            if queued and (given := self._given(trial)):
+            if queued and (given := self._read(trial.system_attrs["fixed_params"])):
                 self._pending[trial.number] = (given, True)
                 return {}
             number = self._done + sum(not free for _, free in self._pending.values())
@@ -98,10 +98,10 @@ class StrategySampler(optuna.samplers.BaseSampler):
                 except RuntimeError:  # of a loop of one's own
                     pass
 
-    def _given(self, trial: FrozenTrial) -> Choice | None:
-        """The choice of an enqueued trial; None where only a part of it is fixed."""
+    def _read(self, params: Mapping[str, Any]) -> Choice | None:
+        """The choice of parameters; None where some are missing."""
         try:
-            return self.space.from_params(trial.system_attrs["fixed_params"])
+            return self.space.from_params(params)
         except UsageError:
             return None
 
@@ -126,6 +126,8 @@ class StrategySampler(optuna.samplers.BaseSampler):
             self._known.add(trial.number)
             self._pending.pop(trial.number, None)
             self._done += "fixed_params" not in trial.system_attrs
+            if trial.state == TrialState.PRUNED and (bad := self._read(trial.params)):
+                self._seen.add(bad)
             if trial.state != TrialState.COMPLETE:
                 continue
             signs = [-1 if d == StudyDirection.MAXIMIZE else 1 for d in study.directions]

@@ -29,6 +29,15 @@ Uniform = Literal["choices", "dims"]
 class SearchSpace:
     """Dims in their order; a condition of a dim reads those before it.
 
+    A width that matters where a block is there, searched under a budget::
+
+        space = SearchSpace([
+            Ordinal("keep", (False, True)),
+            Ordinal("width", (8, 16, 32), active_if=("keep", True)),
+        ])
+        small = space.constrained({"width": {8: 1, 16: 4, 32: 16}}, hi=4)
+        nw.search(small, [error], strategy="evolution", trials=50)
+
     Every choice it hands out is canonical: it has a value for every dim, the default where the dim does not
     matter. Two choices that build the same network are then equal, with the same key.
 

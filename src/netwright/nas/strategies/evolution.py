@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
 from netwright.errors import UsageError
 from netwright.nas.choice import Choice
 from netwright.nas.history import History, Judged, best_first
@@ -25,6 +30,8 @@ class Evolution(Strategy):
         mix: Probability that a crossover takes a dim from its second parent.
         window: Only as many of the last judged can be parents, however good others were; all where None.
         tournament: A parent is the best of as many drawn from the parents; one where None.
+        start: Draws a choice of the first population, for instance ``ConstrainedSpace.shrunk``; a sample of
+            the space where None.
 
     Raises:
         UsageError: if there would be no population or no children.
@@ -41,6 +48,7 @@ class Evolution(Strategy):
         *,
         window: int | None = None,
         tournament: int | None = None,
+        start: Callable[[Any, np.random.Generator], Choice] | None = None,
     ) -> None:
         least = {"initial": initial, "parents": parents, "window": window, "tournament": tournament}
         for name, number in least.items():
@@ -51,7 +59,7 @@ class Evolution(Strategy):
         self.initial, self.parents = initial, parents
         self.mutations, self.crossovers = mutations, crossovers
         self.p, self.mix = p, mix
-        self.window, self.tournament = window, tournament
+        self.window, self.tournament, self.start = window, tournament, start
         self._pool: tuple[int, list[Judged]] = (0, [])
 
     @classmethod
@@ -72,7 +80,7 @@ class Evolution(Strategy):
         past, place = divmod(history.number - self.initial, children)
         pool = self._best(history, self.initial + past * children) if past >= 0 else []
         if not pool:
-            return history.unseen(lambda: space.sample(rng))
+            return history.unseen(lambda: self.start(space, rng) if self.start else space.sample(rng))
         choices = {j.choice for j in pool}
         if place < self.mutations or len(choices) < 2:
             return history.unseen(lambda: space.mutate(self._parent(pool, history), rng, self.p))
