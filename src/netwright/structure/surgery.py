@@ -132,7 +132,7 @@ def carry_out(model: nn.Module, net: Structure, change: Change, how: str = "auto
         return Shrunk(deep_copy(model), {})
     if how == "graph" or (how == "auto" and isinstance(model, GraphNetwork)):
         return Shrunk(*by_graph(model, net, change, None))
-    adopted = _attention_touched(model, kept)
+    adopted = attention_touched(model, kept)
     typed = dict(typed_attributes(model, kept))
     predicted = [shapes_of(run.recording, run.table, net.sizes, keep) for run in net.runs]
     empty = not net.recording.real  # weights are cut when it is known that the code takes them
@@ -266,7 +266,7 @@ def _check_coupled(axis: Axis, keep: Tensor) -> None:
         )
 
 
-def _attention_touched(model: nn.Module, kept: Kept) -> list[str]:
+def attention_touched(model: nn.Module, kept: Kept) -> list[str]:
     paths = {name.rpartition(".")[0] for name in kept}
     return [
         name

@@ -5,17 +5,30 @@ from netwright.supernets.blueprint import Blueprint
 from netwright.supernets.dims import OneOf
 from netwright.supernets.elastic import Elastic
 from netwright.supernets.making import elastic
+from netwright.supernets.measures import Accuracy, Latency, Macs, Measure, Params
+from netwright.supernets.searching import Family, Member, for_budget, search
+from netwright.supernets.sorting import sort_channels
 from netwright.supernets.training import HardLabels, InplaceDistill, Paths, Rule, train
 
 __all__ = [
+    "Accuracy",
     "Blueprint",
     "Elastic",
+    "Family",
     "HardLabels",
     "InplaceDistill",
+    "Latency",
+    "Macs",
+    "Measure",
+    "Member",
     "OneOf",
+    "Params",
     "Paths",
     "Rule",
     "elastic",
+    "for_budget",
     "samplers",
+    "search",
+    "sort_channels",
     "train",
 ]

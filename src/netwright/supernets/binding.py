@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from netwright.structure.sizes import index_maps, take
 from netwright.supernets.blueprint import Blueprint
 from netwright.supernets.dims import Kernel
+from netwright.supernets.pooling import put as put_pooling
 
 #: What stays along one dimension: that many leading indices, or indices (n,) or (blocks, n).
 Part = int | Tensor
@@ -35,6 +36,7 @@ class Plan:
         attributes: (module, attribute, value).
         skips: Paths of blocks that do not run.
         active: Path of a `OneOf` -> candidate.
+        pools: Paths of the layers that a pooling stands in front of.
     """
 
     cuts: Mapping[str, Cut] = field(default_factory=dict)
@@ -42,11 +44,12 @@ class Plan:
     attributes: tuple[tuple[str, str, Any], ...] = ()
     skips: tuple[str, ...] = ()
     active: Mapping[str, str] = field(default_factory=dict)
+    pools: tuple[str, ...] = ()
 
     @property
     def whole(self) -> bool:
         """Whether the network runs as it is."""
-        return not (self.cuts or self.crops or self.attributes or self.skips or self.active)
+        return not (self.cuts or self.crops or self.attributes or self.skips or self.active or self.pools)
 
 
 class Planner:
@@ -106,7 +109,8 @@ class Planner:
             crops[f"{kernel.path}.weight"] = size
             attributes += self._resized(kernel, size)
         active = {o.path: choice[o.name] for o in blueprint.operations}
-        return Plan(cuts, crops, tuple(attributes), tuple(blueprint.skipped(choice)), active)
+        skips, pools = tuple(blueprint.skipped(choice)), blueprint.pooled(choice)
+        return Plan(cuts, crops, tuple(attributes), skips, active, pools)
 
     def _cuts(self, levels: tuple[int, ...]) -> dict[str, Cut]:
         keep: Tensor | None = None
@@ -228,6 +232,8 @@ class Places:
             for path in plan.skips:
                 parent, _, key = path.rpartition(".")
                 _put(self.modules[parent]._modules, key, self.skips[path], undo)
+            for path in plan.pools:
+                put_pooling(self.modules[path], undo)
             yield
         finally:
             for back in reversed(undo):

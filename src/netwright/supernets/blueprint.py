@@ -15,10 +15,11 @@ from torch import Tensor
 from netwright.errors import UsageError
 from netwright.nas.choice import Choice
 from netwright.nas.conditions import AtLeast, Condition, Equals
-from netwright.nas.dims import Categorical, Dim, Ordinal
+from netwright.nas.dims import Categorical, Dim, Ordinal, Subset
 from netwright.nas.space import SearchSpace
 from netwright.structure import Structure
 from netwright.supernets.dims import Depth, Kernel, Operation, Presence, Width
+from netwright.supernets.pooling import POOL, Poolings
 from netwright.supernets.rules import Rule
 
 Ints = NDArray[np.int64]
@@ -37,6 +38,7 @@ class Blueprint:
         kernels: The kernel sizes.
         operations: The places where one of several modules runs.
         resolutions: Side lengths of the images, ascending; empty where there is no choice.
+        poolings: Poolings that can be moved, or None.
         rules: How attributes follow the widths; None where every choice needs a surgery of its own.
         adopted: Attention modules that were given a free inner width.
     """
@@ -48,6 +50,7 @@ class Blueprint:
     operations: tuple[Operation, ...] = ()
     resolutions: tuple[int, ...] = ()
     rules: tuple[Rule, ...] | None = ()
+    poolings: Poolings | None = None
     _at: dict[int, Structure] = field(default_factory=dict, repr=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Blueprint:
@@ -59,14 +62,18 @@ class Blueprint:
         dims: list[Dim] = []
         if self.resolutions:
             dims.append(Ordinal(RESOLUTION, self.resolutions))
+        if self.poolings is not None:
+            dims.append(Subset(POOL, n=len(self.poolings.paths), k=self.poolings.count))
         dims += [
             Ordinal(d.name, d.values) if isinstance(d, Depth) else Categorical(d.name, (False, True))
             for d in self.depths
         ]
+        together: dict[str, list[Operation]] = {}
         for operation in self.operations:
-            dims.append(
-                Categorical(operation.name, operation.values, active_if=self._condition([operation.path]))
-            )
+            together.setdefault(operation.name, []).append(operation)
+        for name, same in together.items():
+            condition = self._condition([operation.path for operation in same])
+            dims.append(Categorical(name, same[0].values, active_if=condition))
         for width in self.widths:
             paths = [p for a in width.axes for p in self._modules_on(a)]
             dims.append(Ordinal(width.name, width.values, active_if=self._condition(paths)))
@@ -184,15 +191,28 @@ class Blueprint:
         """
         return [(k, choice[k.name]) for k in self.kernels if choice[k.name] != k.full]
 
-    def at_resolution(self, choice: Mapping[str, Any]) -> Structure:
-        """The structure for images of the chosen size.
+    def pooled(self, choice: Mapping[str, Any]) -> tuple[str, ...]:
+        """Paths of the layers that a pooling stands in front of.
 
         Args:
             choice: A choice.
         """
+        return self.poolings.at(choice[POOL]) if self.poolings is not None else ()
+
+    def at_resolution(self, choice: Mapping[str, Any]) -> Structure:
+        """The structure for images of the chosen size, with the poolings where they are chosen to be.
+
+        Args:
+            choice: A choice.
+        """
+        if self.poolings is not None:
+            side = choice[RESOLUTION] if self.resolutions else None
+            return self.poolings.structure(tuple(choice[POOL]), side, self.structure)
         return self._at[choice[RESOLUTION]] if self.resolutions else self.structure
 
     @cached_property
     def full(self) -> Choice:
-        """The choice of everything; its kernels, depths and widths are the largest."""
-        return self.space.max()
+        """The choice of everything: kernels, depths and widths are the largest, poolings where they were."""
+        if self.poolings is None:
+            return self.space.max()
+        return self.space.canonical(Choice({**self.space.max(), POOL: self.poolings.default}))

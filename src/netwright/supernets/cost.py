@@ -54,6 +54,20 @@ def cost(blueprint: Blueprint, choice: Mapping[str, Any]) -> Cost:
 
 
 def _priced(blueprint: Blueprint, net: Structure, choices: Sequence[Mapping[str, Any]]) -> Ints:
+    total: Ints = operators(blueprint, net, choices).sum(axis=1)
+    for figure in (0, 2):
+        total[:, figure] = -(-total[:, figure] // max(net.batch, 1))
+    return total
+
+
+def operators(blueprint: Blueprint, net: Structure, choices: Sequence[Mapping[str, Any]]) -> Ints:
+    """Costs of every operator, (choices, operators, 3) as `costs`, of all examples of the traced batch.
+
+    Args:
+        blueprint: Of the supernet.
+        net: Its structure at the choices' resolution.
+        choices: Choices of its space, which need not be canonical.
+    """
     keep = torch.stack([blueprint.keep(choice) for choice in choices])
     nodes, found = net.operator_costs(keep)
     table: Ints = found.numpy()  # (choices, operators, 3)
@@ -74,10 +88,7 @@ def _priced(blueprint: Blueprint, net: Structure, choices: Sequence[Mapping[str,
         for name in operation.values:
             idle = np.array([choice[operation.name] != name for choice in choices])
             _drop(table, _within(paths, f"{operation.path}.candidates.{name}"), idle)
-    total = table.sum(axis=1)
-    for figure in (0, 2):
-        total[:, figure] = -(-total[:, figure] // max(net.batch, 1))
-    return total
+    return table
 
 
 def _within(paths: list[str], block: str) -> list[int]:

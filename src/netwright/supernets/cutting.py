@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from netwright.nas.choice import Choice
-from netwright.structure import shrink
-from netwright.supernets.binding import crop
-from netwright.supernets.dims import OneOf
+from netwright.structure import Shrunk, shrink
+from netwright.structure.thinning import crop_, leave_out_, take_
+from netwright.supernets.pooling import laid
+from netwright.supernets.pooling import place as place_poolings
 
 if TYPE_CHECKING:
     from netwright.supernets.elastic import Elastic
@@ -26,22 +28,59 @@ def extract(sup: Elastic, choice: Choice) -> nn.Module:
     Raises:
         StructureError: if the network's code cannot take the sizes; names operator and module.
     """
-    blueprint = sup.blueprint
-    small = shrink(sup.network, blueprint.structure, blueprint.keep(choice)).model
+    return cut_out(sup, choice)[0].model
+
+
+@dataclass(frozen=True)
+class Thinned:
+    """What a sub-network lacks besides channels.
+
+    Attributes:
+        kernels: Path of a convolution -> its size, where it is not the whole.
+        blocks: Paths of the blocks that are not there.
+        parts: Path of a `OneOf` -> path of the candidate inside it.
+    """
+
+    kernels: dict[str, int]
+    blocks: list[str]
+    parts: dict[str, str]
+
+
+def cut_out(sup: Elastic, choice: Choice) -> tuple[Shrunk, Thinned]:
+    """A sub-network as a plain network, and what was done to make it.
+
+    Args:
+        sup: The supernet; it is not touched.
+        choice: A canonical choice of its space.
+
+    Raises:
+        StructureError: if the network's code cannot take the sizes; names operator and module.
+    """
+    blueprint, less = sup.blueprint, _thinned(sup, choice)
+    at = blueprint.poolings.at(blueprint.poolings.default) if blueprint.poolings is not None else ()
+    with laid(sup.network, at):  # as it was traced
+        shrunk = shrink(sup.network, blueprint.structure, blueprint.keep(choice))
+    small = shrunk.model
     _measured(sup, choice, small)
-    for kernel, size in blueprint.cropped(choice):
-        _crop(small.get_submodule(kernel.path), size, kernel.full)
-    skipped = blueprint.skipped(choice)
-    for path in skipped:
-        stage = next(d.stage for d in blueprint.depths if path in d.stage.blocks)
-        _place(small, path, nn.Identity() if path in stage.plain else stage.skips[path])
-    for operation in blueprint.operations:
-        if not any(operation.path.startswith(f"{path}.") for path in skipped):
-            place = small.get_submodule(operation.path)
-            assert isinstance(place, OneOf)
-            _place(small, operation.path, place.candidates[choice[operation.name]])
-    _leave_out(small, skipped)
-    return small.train(sup.training)
+    crop_(small, less.kernels)
+    leave_out_(small, [depth.stage for depth in blueprint.depths], less.blocks)
+    take_(small, less.parts)
+    if blueprint.poolings is not None:
+        place_poolings(small, blueprint.pooled(choice))
+    small.train(sup.training)
+    return shrunk, less
+
+
+def _thinned(sup: Elastic, choice: Choice) -> Thinned:
+    blueprint = sup.blueprint
+    blocks = blueprint.skipped(choice)
+
+    def there(path: str) -> bool:
+        return not any(path == block or path.startswith(f"{block}.") for block in blocks)
+
+    kernels = {kernel.path: size for kernel, size in blueprint.cropped(choice) if there(kernel.path)}
+    parts = {o.path: f"candidates.{choice[o.name]}" for o in blueprint.operations if there(o.path)}
+    return Thinned(kernels, blocks, parts)
 
 
 def _measured(sup: Elastic, choice: Choice, small: nn.Module) -> None:
@@ -50,31 +89,3 @@ def _measured(sup: Elastic, choice: Choice, small: nn.Module) -> None:
     with torch.no_grad():
         for name, value in sup.statistics.get(choice, {}).items():
             buffers[name].copy_(value)
-
-
-def _crop(module: nn.Module, size: int, full: int) -> None:
-    assert isinstance(module, nn.modules.conv._ConvNd)
-    weight = crop(module.weight.detach(), size).clone()
-    module.weight = nn.Parameter(weight, requires_grad=module.weight.requires_grad)
-    module.kernel_size = (size,) * (weight.dim() - 2)
-    if not isinstance(module.padding, str):
-        less = (full - size) // 2
-        module.padding = tuple(p - d * less for p, d in zip(module.padding, module.dilation, strict=True))
-        module._reversed_padding_repeated_twice = [p for p in reversed(module.padding) for _ in range(2)]
-
-
-def _place(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, key = path.rpartition(".")
-    model.get_submodule(parent)._modules[key] = module.train(model.training)
-
-
-def _leave_out(model: nn.Module, skipped: list[str]) -> None:
-    """Take skipped blocks at the end of a sequence out of it: their places are not even named any more."""
-    gone = set(skipped)
-    for parent in {path.rpartition(".")[0] for path in skipped}:
-        sequence = model.get_submodule(parent)
-        if type(sequence) is not nn.Sequential:
-            continue
-        names = list(sequence._modules)
-        while len(names) > 1 and f"{parent}.{names[-1]}".lstrip(".") in gone:
-            del sequence._modules[names.pop()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -95,7 +96,7 @@ class Operation:
     """Which of several modules runs.
 
     Attributes:
-        name: Of the dimension of the space.
+        name: Of the dimension of the space; those of one name are chosen together.
         path: Of the `OneOf`.
         values: Names of its candidates.
     """
@@ -110,16 +111,19 @@ class OneOf(nn.Module):
 
     Args:
         candidates: Name -> module; all take the same input and give outputs of one shape.
+        name: What the choice is called, "op:NAME"; those of one name are one choice, as in stacked cells.
+            None is a choice of its own, called by the path.
 
     Raises:
         UsageError: if there are fewer than two.
     """
 
-    def __init__(self, candidates: Mapping[str, nn.Module]) -> None:
+    def __init__(self, candidates: Mapping[str, nn.Module], name: str | None = None) -> None:
         super().__init__()
         if len(candidates) < 2:
             raise UsageError("OneOf needs at least two candidates", 'give {"name": module, ...}')
         self.candidates = nn.ModuleDict(dict(candidates))
+        self.name = name
         self.active: str | None = None
 
     def forward(self, *args: object, **kwargs: object) -> torch.Tensor:
@@ -262,14 +266,19 @@ def _level(axis: Axis, value: Size, unit: int) -> int:
 def _width(
     net: Structure, name: str, members: list[int], values: tuple[Size, ...], unit: int, heads: set[int]
 ) -> Width:
-    """Values that come to the same counts are one: the largest."""
+    """Values that come to the same counts are one, the largest; shares beside counts become counts."""
     table: dict[tuple[int, ...], Size] = {}
     for value in values:
         counts = tuple(_level(net.axes[i], value, 1 if i in heads else unit) for i in members)
         if counts not in table or table[counts] < value:
             table[counts] = value
     ordered = sorted(table)
-    return Width(name, tuple(members), tuple(table[c] for c in ordered), tuple(ordered))
+    named = tuple(table[c] for c in ordered)
+    if len({type(v) for v in named}) > 1:  # shares and counts
+        if len(members) > 1:
+            raise UsageError(f"the widths of {name} are shares and counts", "give all axes shares")
+        named = tuple(c[0] for c in ordered)
+    return Width(name, tuple(members), named, tuple(ordered))
 
 
 def depths(
@@ -362,9 +371,19 @@ def operations(model: nn.Module) -> list[Operation]:
 
     Args:
         model: The network.
+
+    Raises:
+        UsageError: if those of one name have different candidates.
     """
-    return [
-        Operation(f"op:{path}", path, tuple(module.candidates))
+    found = [
+        Operation(f"op:{module.name or path}", path, tuple(module.candidates))
         for path, module in model.named_modules()
         if isinstance(module, OneOf)
     ]
+    for one, other in itertools.combinations(found, 2):
+        if one.name == other.name and one.values != other.values:
+            raise UsageError(
+                f"{one.path} and {other.path} are both called {one.name!r} and have different candidates",
+                "give them names of their own",
+            )
+    return found

@@ -127,6 +127,17 @@ class Elastic(nn.Module):
         self._mode = lambda: self.places.laid(plan, self._scaled(plan, factors))
         return self
 
+    def lay(self, choice: Mapping[str, Any], mode: Callable[[], AbstractContextManager[Any]]) -> Elastic:
+        """Run the full network inside a context of one's own in the next passes.
+
+        Args:
+            choice: What it stands for: decides the resolution.
+            mode: Makes the context of a pass, which lays what it likes over `places`.
+        """
+        self.choice = self.complete(choice)
+        self._mode = mode
+        return self
+
     def _scaled(self, plan: Plan, factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a plan, parameters multiplied by factors."""
         tensors = self.tensors(plan)

@@ -67,8 +67,20 @@ class Sites:
         given = next((o for n in reversed(nodes) for o in n.outputs[:1] if o >= 0), None)
         return Site(path, kind, self._labels(taken), self._labels(given))
 
+    @cached_property
+    def _varied(self) -> set[int]:
+        """Tensors that the inputs have a part in: those that have a place for every example."""
+        found = set(self.net.recording.inputs)
+        for node in self.net.recording.nodes:
+            if any(i in found for i in node.inputs):
+                found.update(o for o in node.outputs if o >= 0)
+        return found
+
     def _labels(self, number: int | None) -> Tensor | None:
-        layers = self.net.runs[0].table[number] if number is not None else []
+        """Labels of a tensor of activations; what is the same for all examples is left alone."""
+        if number is None or number not in self._varied:
+            return None
+        layers = self.net.runs[0].table[number]
         found = [self.net.sizes.classes(layer) for layer in layers]
         found = [labels for labels in found if bool(self.elastic[labels].any())]
         if not found:

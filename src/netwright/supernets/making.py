@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,11 +14,24 @@ from netwright.structure import Inputs, Structure, stages, trace
 from netwright.structure.attention import adopt_attention
 from netwright.structure.copying import deep_copy
 from netwright.structure.sizes import index_maps
-from netwright.structure.surgery import _attention_touched
+from netwright.structure.surgery import attention_touched
 from netwright.supernets.blueprint import Blueprint
 from netwright.supernets.dims import Values, depths, kernels, operations, widths
 from netwright.supernets.elastic import Elastic
+from netwright.supernets.pooling import finished, laid, movable
 from netwright.supernets.rules import learn
+
+
+class Store(Protocol):
+    """Where the weights of a supernet are."""
+
+    def of(self, sup: Elastic) -> Elastic:
+        """A supernet of the same blueprint with other weights than one set of them.
+
+        Args:
+            sup: With one set of weights.
+        """
+        ...
 
 
 def elastic(
@@ -29,9 +43,11 @@ def elastic(
     kernel: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     heads: Values | None = None,
     resolution: Sequence[int] | None = None,
+    pool: int | None = None,
     unit: int = 1,
     share: str | Mapping[str, Sequence[str]] = "axis",
     exclude: Iterable[str] = (),
+    store: Store | None = None,
 ) -> Elastic:
     """Make a supernet of any network: its widths, depths, kernels and resolution are chosen at run time.
 
@@ -47,9 +63,12 @@ def elastic(
         kernel: Odd sizes that convolutions can have up to their own, or pattern of module paths -> sizes.
         heads: As `width`, for the axes whose members are attention heads; as `width` when None.
         resolution: Side lengths of square images; inputs are resized.
+        pool: Take the steps of stride 2 out and let that many 2x2 max poolings stand in front of any layers but
+            the first instead, no two at one; see `netwright.supernets.pooling`. Not together with depth.
         unit: Widths given as shares are multiples of it, where an axis has as many members.
         share: "axis" chooses every axis by itself, "network" one value for all; or name -> patterns of axes.
         exclude: Names of modules or parameters whose axes are left alone.
+        store: Where the weights are, such as `supernets.Mixture(4)`; one set of them when None.
 
     Returns:
         The supernet, set to its largest network.
@@ -61,6 +80,38 @@ def elastic(
     """
     network = deep_copy(model)
     inputs = Inputs.of(example)
+    exclude = tuple(exclude)
+    poolings = movable(network, inputs, pool) if pool is not None else None
+    at = poolings.at(poolings.default) if poolings is not None else ()
+    if poolings is not None and depth:
+        raise UsageError("pool and depth cannot be chosen together", "choose one of them")
+    with laid(network, at):
+        blueprint = _blueprint(
+            network, inputs, width, depth, kernel, heads, resolution or (), unit, share, exclude
+        )
+    if poolings is not None:
+        real, sides = blueprint.structure.recording.real, blueprint.resolutions
+        poolings = finished(poolings, network, inputs, sides, real, exclude)
+        blueprint = replace(blueprint, poolings=poolings)
+    if not blueprint.space.dims:
+        raise UsageError("nothing can be chosen of this network", "give width=[0.5, 1.0], depth=True, ...")
+    sup = Elastic(network, blueprint)
+    return sup if store is None else store.of(sup)
+
+
+def _blueprint(
+    network: nn.Module,
+    inputs: Inputs,
+    width: Values | None,
+    depth: bool | str | Sequence[int] | Mapping[str, Sequence[int]] | None,
+    kernel: Sequence[int] | Mapping[str, Sequence[int]] | None,
+    heads: Values | None,
+    resolution: Sequence[int],
+    unit: int,
+    share: str | Mapping[str, Sequence[str]],
+    exclude: Sequence[str],
+) -> Blueprint:
+    """What can be chosen of a network, apart from its poolings; attention may be adopted in it."""
     net = trace(network, inputs, exclude=exclude)
     chosen = widths(net, width, heads, unit=unit, share=share)
     if chosen and _adopt(network, net):
@@ -75,16 +126,14 @@ def elastic(
         tuple(operations(network)),
         tuple(sorted(set(resolution))) if resolution else (),
         None if isinstance(rules, str) else tuple(rules),
-        _at=_structures(network, inputs, net, resolution or (), exclude),
+        _at=_structures(network, inputs, net, resolution, exclude),
     )
-    if not any((chosen, blueprint.depths, blueprint.kernels, blueprint.operations, blueprint.resolutions)):
-        raise UsageError("nothing can be chosen of this network", "give width=[0.5, 1.0], depth=True, ...")
     if blueprint.rules is None and (blueprint.depths or blueprint.kernels or blueprint.operations):
         raise UsageError(
             f"widths of {net.name} cannot be chosen together with depths, kernels or operations: {rules}",
             "choose one kind",
         )
-    return Elastic(network, blueprint)
+    return blueprint
 
 
 def _adopt(network: nn.Module, net: Structure) -> bool:
@@ -93,7 +142,7 @@ def _adopt(network: nn.Module, net: Structure) -> bool:
     for axis in net.prunable:
         for part, count in zip(axis.parts, axis.counts(1).tolist(), strict=True):
             keep[part[count:]] = False
-    touched = _attention_touched(network, index_maps(net.layers, keep))
+    touched = attention_touched(network, index_maps(net.layers, keep))
     return bool(adopt_attention(network, touched)) if touched else False
 
 

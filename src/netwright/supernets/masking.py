@@ -56,13 +56,15 @@ class Masking:
             plans: What each does.
             assignment: (B,) int64, the choice of every example.
         """
-        if len({(tuple(p.crops.items()), tuple(p.active.items())) for p in plans}) > 1:
+        if len({(tuple(p.crops.items()), tuple(p.active.items()), p.pools) for p in plans}) > 1:
             raise UsageError(
-                "kernels and operations cannot differ within a batch", "give all examples the same ones"
+                "kernels, operations and poolings cannot differ within a batch",
+                "give all examples the same ones",
             )
         keep = torch.stack([self.blueprint.keep(choice) for choice in choices])
         values = keep.to(assignment.device)[assignment]  # (B, count)
-        shared = Plan(crops=plans[0].crops, attributes=_resizing(plans[0]), active=plans[0].active)
+        first = plans[0]
+        shared = Plan(crops=first.crops, attributes=_resizing(first), active=first.active, pools=first.pools)
         tensors = {name: self._table(name, labels, values) for name, labels in self.tables.items()}
         undo: list[Callable[[], None]] = []
         try:

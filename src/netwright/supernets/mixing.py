@@ -100,7 +100,7 @@ class Mixing:
         Args:
             weights: As `check` gives them.
         """
-        factors = self._factors(weights)
+        factors = memberships(self.blueprint, weights)
         tensors = self._tensors(weights, factors)
         undo: list[Callable[[], None]] = []
         try:
@@ -122,24 +122,6 @@ class Mixing:
         finally:
             for back in reversed(undo):
                 back()
-
-    def _factors(self, weights: Weights) -> dict[int, Tensor]:
-        """Position of an axis -> (members + 1,) weight of all sizes that hold a member; 1.0 for the last."""
-        found = {}
-        net = self.blueprint.structure
-        for width in self.blueprint.widths:
-            given = weights[width.name]
-            for k, axis in enumerate(width.axes):
-                most = int(net.axes[axis].lengths.max())
-                levels = torch.tensor([row[k] for row in width.levels], device=given.device)
-                counts = torch.stack([net.axes[axis].counts(int(n)) for n in levels])  # (values, parts)
-                if not bool((counts == counts[:, :1]).all()):
-                    raise UsageError(
-                        f"the parts of {net.axes[axis].name} shrink unlike each other", "leave it out"
-                    )
-                holds = torch.arange(most, device=given.device) < counts[:, :1].to(given.device)
-                found[axis] = given @ holds.to(given.dtype)
-        return found
 
     def _tensors(self, weights: Weights, factors: Mapping[int, Tensor]) -> dict[str, Tensor]:
         """The mixed parameters."""
@@ -255,6 +237,35 @@ class Mixing:
 
         for position, path in enumerate(blocks[: depth.values[-1] - depth.stage.fixed]):
             _override(self.places.modules[path], wrap(position, path), undo)
+
+
+def memberships(blueprint: Blueprint, weights: Weights) -> dict[int, Tensor]:
+    """How much of all sizes hold each member of the elastic axes; differentiable.
+
+    Args:
+        blueprint: Of the supernet.
+        weights: Of every width: name -> (values,).
+
+    Returns:
+        Position of an axis -> (members,).
+
+    Raises:
+        UsageError: if the parts of an axis shrink unlike each other.
+    """
+    found = {}
+    net = blueprint.structure
+    for width in blueprint.widths:
+        given = weights[width.name]
+        for k, axis in enumerate(width.axes):
+            most = int(net.axes[axis].lengths.max())
+            counts = torch.stack([net.axes[axis].counts(row[k]) for row in width.levels])  # (values, parts)
+            if not bool((counts == counts[:, :1]).all()):
+                raise UsageError(
+                    f"the parts of {net.axes[axis].name} shrink unlike each other", "leave it out"
+                )
+            holds = torch.arange(most, device=given.device) < counts[:, :1].to(given.device)
+            found[axis] = given @ holds.to(given.dtype)
+    return found
 
 
 def scales(
