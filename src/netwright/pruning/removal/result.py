@@ -37,6 +37,9 @@ class Pruned:
         history: Of the training after the removal, one record an epoch; empty where nothing was trained.
         dropped: Paths of branches that went whole before channels did (see `netwright.models.blocks`).
         skipped: Paths of residual blocks that went whole after channels did (see `netwright.structure.drop`).
+        kernels: Path of a convolution -> size of the middle of its kernel that stayed.
+        left_out: Paths of blocks of stages that went whole (see `netwright.structure.stages`).
+        parts: Path of a module -> path of the part inside it that stands for the whole.
     """
 
     model: nn.Module
@@ -57,6 +60,9 @@ class Pruned:
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
     dropped: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    kernels: Mapping[str, int] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    parts: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, net: Structure, keep: Tensor, shrunk: Shrunk, **rest: Any) -> Pruned:

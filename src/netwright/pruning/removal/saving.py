@@ -20,6 +20,7 @@ from netwright.pruning.masks.masked import bare
 from netwright.pruning.masks.packing import pack, unpack
 from netwright.pruning.removal.result import Pruned
 from netwright.pruning.schedules.sparse_result import Sparse
+from netwright.structure import thinning
 from netwright.structure.onnx import OnnxNetwork
 
 _FORMAT = "netwright-pruned"
@@ -59,7 +60,7 @@ def save_pruned(pruned: Pruned | Sparse | nn.Module, folder: str | Path) -> Path
         )
     folder = Path(folder)
     state, masks = pack(model)
-    unique, aliases = _distinct(state)
+    unique, aliases = distinct(state)
     recipe: dict[str, Any] = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -109,6 +110,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
             small = structure.replay(model, kept, attributes, adopted, _scales(recipe))
         if recipe.get("skipped"):
             small = _skipping(small, recipe)
+        _thin(small, model, recipe)
     except (StructureError, ModelError) as error:
         raise ArtefactError(
             f"{folder} does not fit {type(model).__name__}: {error.message}", error.hint
@@ -148,9 +150,12 @@ def _remade(pruned: Pruned, saved: Sequence[str]) -> dict[str, Any]:
             for n, dims in lost.items()
             for d, s in dims.items()
         }
-    if pruned.how == "graph" or pruned.skipped:  # found again in the architecture, which needs an example
+    if (
+        pruned.how == "graph" or pruned.skipped or pruned.left_out
+    ):  # found again in the architecture, which needs an example
         told["example"] = structure.describe_example(pruned.net.inputs)
         told["heads"] = pruned.net.heads
+        told["leading"] = pruned.net.leading
     return told
 
 
@@ -164,6 +169,9 @@ def _surgery(pruned: Pruned) -> dict[str, Any]:
         "adopted": list(pruned.adopted),
         "dropped": list(pruned.dropped),
         "skipped": list(pruned.skipped),
+        "kernels": dict(pruned.kernels),
+        "left_out": list(pruned.left_out),
+        "parts": dict(pruned.parts),
         "attributes": {m: dict(values) for m, values in pruned.attributes.items()},
         "kept": {n: {str(d): i.tolist() for d, i in dims.items()} for n, dims in pruned.kept.items()},
     }
@@ -179,6 +187,20 @@ def _skipping(model: nn.Module, recipe: Mapping[str, Any]) -> nn.Module:
     return structure.drop(model, net, _names(recipe["skipped"])).model
 
 
+def _thin(small: nn.Module, model: nn.Module, recipe: Mapping[str, Any]) -> None:
+    """Take out what a sub-network of a supernet lacks besides channels, in place.
+
+    Raises:
+        StructureError: if the architecture has no such convolutions, blocks or parts.
+    """
+    kernels, parts = recipe.get("kernels") or {}, recipe.get("parts") or {}
+    thinning.crop_(small, {str(path): int(size) for path, size in kernels.items()})
+    if recipe.get("left_out"):
+        net = structure.trace(model, structure.remake_example(recipe["example"]), heads=recipe["heads"])
+        thinning.leave_out_(small, structure.stages(model, net), _names(recipe["left_out"]))
+    thinning.take_(small, {str(path): str(part) for path, part in parts.items()})
+
+
 def _graph(
     model: nn.Module, kept: Mapping[str, Mapping[int, Tensor]], recipe: Mapping[str, Any]
 ) -> nn.Module:
@@ -187,7 +209,8 @@ def _graph(
     Raises:
         StructureError: if the architecture has other parameters, or its parameters lie on other axes.
     """
-    net = structure.trace(model, structure.remake_example(recipe["example"]), heads=recipe["heads"])
+    example, leading = structure.remake_example(recipe["example"]), bool(recipe.get("leading"))
+    net = structure.trace(model, example, heads=recipe["heads"], leading=leading)
     keep = structure.mask_of(net, kept)
     return (
         structure.shrink(model, net, keep, how="graph").model
@@ -196,8 +219,15 @@ def _graph(
     )
 
 
-def _distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors without those that share memory with an earlier one, and the names of these."""
+def distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors without those that share memory with an earlier one, and the names of these.
+
+    Args:
+        state: Name -> tensor.
+
+    Returns:
+        Copies on the CPU, and name -> the earlier one's name.
+    """
     first: dict[tuple[Any, ...], str] = {}
     unique, aliases = {}, {}
     for name, tensor in state.items():
