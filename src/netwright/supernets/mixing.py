@@ -25,6 +25,7 @@ from netwright.supernets.blueprint import RESOLUTION, Blueprint
 from netwright.supernets.dims import Depth, Kernel, OneOf, Operation, Presence, Width
 from netwright.supernets.labelled import Site, Sites
 from netwright.supernets.masking import _override, run_slice
+from netwright.supernets.pooling import POOL
 
 #: Name of a dim -> (values,) weights that sum to 1, in the order of its values.
 Weights = Mapping[str, Tensor]
@@ -89,7 +90,7 @@ class Mixing:
             found[name] = given
         lost = set(weights) - set(found)
         if lost:
-            why = "it is not mixed" if RESOLUTION in lost else "it is not a dim of the supernet"
+            why = "it is not mixed" if lost & {RESOLUTION, POOL} else "it is not a dim of the supernet"
             raise UsageError(f"there is no mixture over {sorted(lost)[0]!r}: {why}")
         return found
 
@@ -117,7 +118,8 @@ class Mixing:
                 _override(place, _summed(place, operation, weights[operation.name]), undo)
             normed = {s.path for s in self._norms} if self.norm == "outputs" else set()
             laid = {n: t for n, t in tensors.items() if n.rpartition(".")[0] not in normed}
-            with self.places.laid(Plan(), laid):
+            pools = self.blueprint.pooled(self.blueprint.full)
+            with self.places.laid(Plan(pools=pools), laid):
                 yield
         finally:
             for back in reversed(undo):

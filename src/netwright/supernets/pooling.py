@@ -83,7 +83,7 @@ class Poolings:
         if key not in self._traced:
             assert self._skeleton is not None
             with laid(self._skeleton, self.at(positions)):
-                found = trace(self._skeleton, self._inputs[side], exclude=self._exclude)
+                found = trace(self._skeleton, self._inputs[side], exclude=self._exclude, leading=like.leading)
             if found.count != like.count:
                 raise UsageError(f"the network has other axes with poolings at {positions}", "leave pool out")
             self._traced[key] = found
@@ -117,7 +117,11 @@ def put(module: nn.Module, undo: list[Callable[[], None]]) -> None:
     """
     hooks = module._forward_pre_hooks
     hooks[_HOOK] = pool_before
-    undo.append(lambda: hooks.pop(_HOOK, None))
+
+    def back() -> None:
+        hooks.pop(_HOOK, None)
+
+    undo.append(back)
 
 
 def place(network: nn.Module, paths: Sequence[str]) -> None:
@@ -216,11 +220,11 @@ def _still(network: nn.Module) -> list[str]:
 
 
 def _layers(recording: Recording) -> tuple[list[str | None], list[int]]:
-    """Path of the module that is each layer (None for several modules), and how often it halves its images."""
+    """Path of the module that is each layer (None for several), and how often it halves its images."""
     nodes = recording.nodes
     data = set(recording.inputs)
     last: dict[int, int] = {n: len(nodes) for n in recording.outputs}
-    for i, node in enumerate(nodes):
+    for node in nodes:
         if data & set(node.inputs):
             data |= set(node.outputs)
     for i, node in enumerate(nodes):
@@ -265,7 +269,7 @@ def _common(paths: set[str]) -> str | None:
 
 
 def _default(halved: Sequence[int], count: int) -> tuple[int, ...]:
-    """Positions in front of the layers that halve their images, the next free ones where that is not enough."""
+    """Positions in front of the layers that halve their images, else the next free ones."""
     chosen: list[int] = []
     for position, times in enumerate(halved):
         free = (p for p in range(position, len(halved)) if p not in chosen)
