@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from netwright.errors import UsageError
@@ -23,6 +22,7 @@ from netwright.supernets.calibration import calibrate
 from netwright.supernets.cutting import extract
 from netwright.supernets.masking import Masking
 from netwright.supernets.mixing import Mixing, Weights, scales
+from netwright.supernets.resizing import resize
 from netwright.supernets.surgeries import Surgeries
 
 #: Plans that are kept.
@@ -238,13 +238,10 @@ class Elastic(nn.Module):
             return args, kwargs
         side = int(self.choice[RESOLUTION])
 
-        def resize(x: Tensor) -> Tensor:
-            if x.dim() != 4 or x.shape[-2:] == (side, side):
-                return x
-            smaller = side < x.shape[-1]
-            return F.interpolate(x, (side, side), mode="bicubic", align_corners=False, antialias=smaller)
+        def change(x: Tensor) -> Tensor:
+            return resize(x, side)
 
-        return pytree.tree_map_only(Tensor, resize, args), pytree.tree_map_only(Tensor, resize, kwargs)
+        return pytree.tree_map_only(Tensor, change, args), pytree.tree_map_only(Tensor, change, kwargs)
 
     def cost(self, choice: Mapping[str, Any] | None = None) -> Cost:
         """What a sub-network costs for one example; equals the extracted network's cost exactly.

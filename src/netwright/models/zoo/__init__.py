@@ -32,6 +32,7 @@ from netwright.models.zoo.pooled_resnet import (
     pooled_resnet,
 )
 from netwright.models.zoo.recurrent import RecurrentClassifier, TokenClassifier, recurrent
+from netwright.models.zoo.residual import Residual
 from netwright.models.zoo.resnet_cifar import ResNetCifar, ShapedResNet
 from netwright.models.zoo.super_resolution import EDSR, RCAN
 from netwright.models.zoo.swinir import SwinIR
@@ -123,6 +124,7 @@ __all__ = [
     "ResAtt",
     "ResConv",
     "ResNetCifar",
+    "Residual",
     "SegmentationHead",
     "SelfAttention",
     "ShapedResNet",
