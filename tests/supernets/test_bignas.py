@@ -137,7 +137,14 @@ def test_decay_counts_once_in_a_step() -> None:
     data = load("digits")
     net = nw.elastic(Residual((8, 8), depth=1, kernel=3), next(data.train.batches(2))[0], width=[0.5, 1.0])
     recipe = Recipe(
-        epochs=1, limit=64, batch_size=64, lr=0.1, momentum=0.0, weight_decay=0.5, precision="fp32"
+        epochs=1,
+        limit=64,
+        batch_size=64,
+        lr=0.1,
+        momentum=0.0,
+        weight_decay=0.5,
+        precision="fp32",
+        schedule="constant",
     )
     silent = Paths(samplers.Sandwich(2), _Silent())
     made = nw.supernets.train(net, data, recipe, paths=silent, device="cpu").model
