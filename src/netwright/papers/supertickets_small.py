@@ -155,7 +155,13 @@ def measure(run: Run) -> None:
         key=lambda pair: pair[0],
     )
     run.measure("joint above search-then-prune at equal epochs, best sparsity", *best)
-    run.measure("smallest distance between consecutive masks", min(moved))
+    late = ", ".join(f"{min(each[-k] for each in moved):.2g}" for k in (3, 2, 1))
+    early = min((value for each in moved for value in each[:-3]), default=0.0)
+    run.measure(
+        "smallest distance between consecutive masks",
+        min(min(each) for each in moved),
+        note=f"{late} in the last three intervals, where the learning rate goes to 0; {early:.2g} before",
+    )
     pipeline = _pipeline(setting, arms)
     ratio = [a / b for a, b in zip(arms[AT_ONCE, 0.1].training, pipeline, strict=True)]
     _cost_table(run, setting, arms, pipeline)
@@ -197,10 +203,10 @@ def _settings(run: Run, setting: Setting) -> None:
     }
 
 
-def compare(run: Run, setting: Setting) -> tuple[Arms, list[float]]:
-    """All arms over the seeds; also the distances between consecutive masks."""
+def compare(run: Run, setting: Setting) -> tuple[Arms, list[list[float]]]:
+    """All arms over the seeds; also the distances between consecutive masks, a list a training."""
     arms: Arms = {(name, keep): Arm() for name in (*MODES, SPLIT) for keep in SPARSITIES[name]}
-    moved: list[float] = []
+    moved: list[list[float]] = []
     rows: list[tuple[Cell, ...]] = []
     with run.timed("training"), one_thread():
         for seed in run.seeds():
@@ -209,14 +215,16 @@ def compare(run: Run, setting: Setting) -> tuple[Arms, list[float]]:
                 for keep, ticket in tickets.items():
                     _note(setting, arms[name, keep], ticket, seed)
                     run.log(f"seed {seed}, {name}, {keep}: {arms[name, keep].plain[-1]:.3f}")
+                # The only ticket whose training had no other's shares on the way.
+                intervals = tickets[min(tickets)].intervals
                 if name != NEVER:
-                    moved += [i.moved for t in tickets.values() for i in t.intervals if i.moved is not None]
+                    moved.append([i.moved for i in intervals if i.moved is not None])
                 if seed == run.seed:
-                    rows += [_row(name, i) for i in tickets[0.1].intervals]
+                    rows += [_row(name, i) for i in intervals]
             _split(run, setting, arms, seed)
     _tables(run, arms)
     run.table(
-        "The first seed's training for 90 %, interval by interval",
+        "The first seed's training for the highest sparsity, interval by interval",
         ("arm", "step", "MACs", "channels removed", "branches gone", "kept, %", "moved, %", "came back, %"),
         rows,
         "Moved: positions of the mask that differ from the one before; came back: of those masked before.",

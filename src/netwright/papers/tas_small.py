@@ -26,7 +26,7 @@ from netwright.train import Recipe, evaluate, fit
 _TARGET = 0.5
 _DRAWS = 5
 #: Images to train in the further arms: many more trainings than in the ordinary run.
-_FEWER = 5_000
+_FEWER = 3_500
 UNIFORM, RANDOM, BEST, TAS, TAS_KD = "uniform", "random, mean", "random, best", "TAS", "TAS + KD"
 _DENSE = "dense"
 
