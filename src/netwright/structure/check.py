@@ -78,7 +78,7 @@ def check(
     with plain_kernels(), Precision(dtype), torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)  # a network that draws noise draws the same each time
         recording, values = record_values(dense, inputs)
-        labels = Labels(heads=net.heads, given=net.layers, units=net.count)
+        labels = Labels(heads=net.heads, given=net.layers, units=net.count, leading=net.leading)
         traced = labels.walk(recording)
         stays = torch.cat([keep, torch.ones(labels.units - net.count, dtype=torch.bool)])
         stays = _resolve(labels, stays, net.count)

@@ -191,7 +191,7 @@ def _see(recording: Recording, net: Structure, times: Tensor, order: Order | Non
     Raises:
         Unwritable: if the graph ties or freezes what the surgery takes apart.
     """
-    labels = Labels(heads=net.heads, given=net.layers, units=net.count)
+    labels = Labels(heads=net.heads, given=net.layers, units=net.count, leading=net.leading)
     traced = labels.walk(recording)
     classes, all_times = _components(labels, net, times)
     none = np.zeros(labels.units, np.bool_)

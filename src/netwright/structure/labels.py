@@ -77,6 +77,8 @@ class Labels:
             head alike.
         given: Parameter name -> {dimension: layer}; instead of fresh units (used to prove a surgery).
         whole_at: Operator calls, by id, at which tables of one head's width stay (see `heads`).
+        leading: Only leading members will stay, so that what is filled up with zeros has units of its own
+            (see `filled`).
     """
 
     heads: str = "whole"
@@ -92,6 +94,9 @@ class Labels:
     #: By id, layers whose rows do not lie along the innermost varying dimension, and the one they do.
     ragged: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
     whole_at: frozenset[int] = frozenset()
+    leading: bool = False
+    #: What was filled up with zeros, before and after, where members must only stay from the first on.
+    filled: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     #: Where layers of rows meet something that spans a row but not the rows.
     broad: list[tuple[Node, Tensor]] = field(default_factory=list)
     #: Layers whose rows a product made whole.

@@ -40,7 +40,7 @@ def arrange(net: Structure, kept: Kept, small: Iterable[Recording]) -> Kept:
         The same indices in their new order. What cannot be told from the recordings is left as it was.
     """
     given, first_guess = _numbered(net, kept)
-    labels = Labels(heads=net.heads, given=given, units=len(first_guess))
+    labels = Labels(heads=net.heads, given=given, units=len(first_guess), leading=net.leading)
     for recording in small:
         labels.walk(recording)
     _tie_same(labels, first_guess)

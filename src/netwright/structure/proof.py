@@ -197,7 +197,7 @@ def _labels(
     from scipy.sparse.csgraph import connected_components
 
     given = _given(net, kept)
-    labels = Labels(heads=net.heads, given=given, units=net.count)
+    labels = Labels(heads=net.heads, given=given, units=net.count, leading=net.leading)
     walked = labels.walk(small)
     left = np.concatenate([np.zeros(0, np.int64), *[a.numpy() for a, _, _ in labels.ties]])
     right = np.concatenate([np.zeros(0, np.int64), *[b.numpy() for _, b, _ in labels.ties]])

@@ -102,12 +102,25 @@ class Structure:
         self.sizes = Sizes(partition)
         self.layers = parameter_layers(labels.parameters, self.sizes)
         self.heads = labels.heads
+        self.leading = labels.leading
         self.memory: dict[str, Any] = {}  # what took long to find and is good for the next surgery, too
 
     @property
     def prunable(self) -> list[Axis]:
         """The axes that can shrink."""
         return [axis for axis in self.axes if axis.prunable]
+
+    @cached_property
+    def filled(self) -> list[tuple[int, int]]:
+        """(narrow, wide) positions of axes: members of the first are added to those of the second at their
+        places, so that both keep leading members, the second as many or more.
+        """
+        found = []
+        for before, after in self.labels.filled:
+            pair = [self.sizes.classes(layer).reshape(-1) for layer in (before, after)]
+            held = [{i for i, a in enumerate(self.axes) if bool(torch.isin(a.cells, p).any())} for p in pair]
+            found += [(i, j) for i in sorted(held[0]) for j in sorted(held[1]) if i != j]
+        return list(dict.fromkeys(found))
 
     @property
     def recording(self) -> Recording:
@@ -234,6 +247,7 @@ def trace(
     *,
     exclude: Iterable[str] = (),
     heads: str = "whole",
+    leading: bool = False,
     extra: list[Freeze] | None = None,
     like: Structure | None = None,
 ) -> Structure:
@@ -244,6 +258,9 @@ def trace(
         example: A tensor, a tuple of arguments, a dict of keyword arguments or an `Inputs`.
         exclude: Names of modules or parameters (or patterns such as ``"*.attn"``) whose axes are left alone.
         heads: "whole" removes attention heads whole, "width" narrows every head alike.
+        leading: Only leading members will stay of any axis, as in a supernet. A shortcut that is filled up
+            with zeros ties nothing then: what is added to it keeps a width of its own, that is not smaller
+            (`Structure.filled`).
         extra: Further units to freeze.
         like: A structure of the same model and example: its recordings are used again.
 
@@ -258,16 +275,18 @@ def trace(
         recordings, notes = [run.recording for run in like.runs], list(like.notes)
     else:
         recordings, notes = _recorded(model, inputs)
-    labels, runs, partition = _labelled(recordings, Labels(heads=heads), exclude, extra)
+    labels, runs, partition = _labelled(recordings, Labels(heads=heads, leading=leading), exclude, extra)
     whole = whole_rows(labels, partition)
     while whole:
-        labels, runs, partition = _labelled(recordings, Labels(heads=heads, whole_at=whole), exclude, extra)
+        labels = Labels(heads=heads, whole_at=whole, leading=leading)
+        labels, runs, partition = _labelled(recordings, labels, exclude, extra)
         wrong = without_product(labels, partition)
         if not wrong:
             break
         whole -= wrong
         if not whole:
-            labels, runs, partition = _labelled(recordings, Labels(heads=heads), exclude, extra)
+            labels = Labels(heads=heads, leading=leading)
+            labels, runs, partition = _labelled(recordings, labels, exclude, extra)
     return Structure(model, inputs, runs, labels, partition, notes)
 
 

@@ -10,7 +10,7 @@ from netwright.supernets.mixture import Mixture, Supernets
 from netwright.supernets.routing import BalancedRouter, accuracies
 from netwright.supernets.saving import as_pruned, describe, load, save
 from netwright.supernets.searching import Family, Member, for_budget, search
-from netwright.supernets.sorting import sort_channels
+from netwright.supernets.sorting import Sorting, sort_channels
 from netwright.supernets.training import HardLabels, InplaceDistill, Paths, Rule, train
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Params",
     "Paths",
     "Rule",
+    "Sorting",
     "Supernets",
     "accuracies",
     "as_pruned",

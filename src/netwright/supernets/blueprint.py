@@ -65,7 +65,7 @@ class Blueprint:
         if self.poolings is not None:
             dims.append(Subset(POOL, n=len(self.poolings.paths), k=self.poolings.count))
         dims += [
-            Ordinal(d.name, d.values) if isinstance(d, Depth) else Categorical(d.name, (False, True))
+            Ordinal(d.name, d.values if isinstance(d, Depth) else (False, True))
             for d in self.depths
         ]
         together: dict[str, list[Operation]] = {}

@@ -17,6 +17,8 @@ from netwright.structure import Axis, Stage, Structure
 Size = int | float
 #: Values for everything, or pattern -> values.
 Values = Sequence[Size] | Mapping[str, Sequence[Size]]
+#: True, "any", numbers of blocks, names of blocks, or pattern of stage names -> numbers.
+Depths = bool | str | Sequence[int] | Sequence[str] | Mapping[str, Sequence[int]] | None
 
 
 @dataclass(frozen=True)
@@ -281,15 +283,31 @@ def _width(
     return Width(name, tuple(members), named, tuple(ordered))
 
 
-def depths(
-    found: Iterable[Stage], depth: bool | str | Sequence[int] | Mapping[str, Sequence[int]] | None
-) -> list[Depth | Presence]:
+def apart(net: Structure, chosen: Sequence[Width]) -> bool:
+    """Whether what a shortcut is added to is never narrower than the shortcut; see `Structure.filled`.
+
+    Args:
+        net: The structure, traced for leading members.
+        chosen: Its widths.
+    """
+    counts = {a: {row[k] for row in w.levels} for w in chosen for k, a in enumerate(w.axes)}
+    for narrow, wide in net.filled:
+        if any(net.axes[a].coupling is not None or len(net.axes[a].cells) != 1 for a in (narrow, wide)):
+            return False
+        least, most = counts.get(wide, {net.axes[wide].size}), counts.get(narrow, {net.axes[narrow].size})
+        if max(most) > min(least):
+            return False
+    return True
+
+
+def depths(found: Iterable[Stage], depth: Depths) -> list[Depth | Presence]:
     """The depths that can be chosen.
 
     Args:
         found: The stages of the network.
         depth: True lets a stage have any number of its blocks from one on, "any" every subset of them; or
-            numbers of blocks for all stages (as far as they have them), or name of a stage -> numbers.
+            numbers of blocks for all stages (as far as they have them), or name of a stage -> numbers; or
+            names of blocks, each of which can be skipped by itself.
 
     Raises:
         UsageError: if there is no block to skip, or a stage is not there or has no such number of blocks.
@@ -301,6 +319,15 @@ def depths(
         raise UsageError("the network has no residual block that can be skipped", "leave depth out")
     if depth == "any":
         return [Presence(f"block:{path}", stage, path) for stage in stages for path in stage.blocks]
+    named = [] if isinstance(depth, Mapping | str | bool) else [d for d in depth if isinstance(d, str)]
+    if named:
+        stage_of = {path: stage for stage in stages for path in stage.blocks}
+        lost = [path for path in named if path not in stage_of]
+        if lost:
+            raise UsageError(
+                f"there is no block {lost[0]!r} to skip", f"the blocks are {', '.join(stage_of)}"
+            )
+        return [Presence(f"block:{path}", stage_of[path], path) for path in stage_of if path in named]
     if isinstance(depth, str):
         raise UsageError(f"depth={depth!r} is not known", 'choose True, "any", or give numbers of blocks')
     made: list[Depth | Presence] = []
@@ -322,7 +349,7 @@ def depths(
                     f"it has {most}, {stage.fixed} of them always",
                 )
         else:
-            values = [v for v in depth if least <= v <= most]
+            values = [v for v in depth if isinstance(v, int) and least <= v <= most]
         values = tuple(sorted(set(values)))
         if values and values != (most,):
             made.append(Depth(f"depth:{stage.name}", stage, values))

@@ -16,7 +16,7 @@ from netwright.structure.copying import deep_copy
 from netwright.structure.sizes import index_maps
 from netwright.structure.surgery import attention_touched
 from netwright.supernets.blueprint import Blueprint
-from netwright.supernets.dims import Values, depths, kernels, operations, widths
+from netwright.supernets.dims import Depths, Values, Width, apart, depths, kernels, operations, widths
 from netwright.supernets.elastic import Elastic
 from netwright.supernets.pooling import finished, laid, movable
 from netwright.supernets.rules import learn
@@ -39,7 +39,7 @@ def elastic(
     example: Any,
     *,
     width: Values | None = None,
-    depth: bool | str | Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    depth: Depths = None,
     kernel: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     heads: Values | None = None,
     resolution: Sequence[int] | None = None,
@@ -59,7 +59,8 @@ def elastic(
         width: Shares (floats) or counts (ints) that every prunable axis can have, or pattern of axis names ->
             values. What stays are the leading members: sort them by importance first (`sort_channels`).
         depth: True lets every stage of residual blocks have from one to all of them, "any" skips any of them;
-            or numbers of blocks for all stages, or pattern of stage names -> numbers.
+            or numbers of blocks for all stages, or pattern of stage names -> numbers; or names of blocks,
+            each of which can be skipped by itself.
         kernel: Odd sizes that convolutions can have up to their own, or pattern of module paths -> sizes.
         heads: As `width`, for the axes whose members are attention heads; as `width` when None.
         resolution: Side lengths of square images; inputs are resized.
@@ -103,7 +104,7 @@ def _blueprint(
     network: nn.Module,
     inputs: Inputs,
     width: Values | None,
-    depth: bool | str | Sequence[int] | Mapping[str, Sequence[int]] | None,
+    depth: Depths,
     kernel: Sequence[int] | Mapping[str, Sequence[int]] | None,
     heads: Values | None,
     resolution: Sequence[int],
@@ -112,11 +113,9 @@ def _blueprint(
     exclude: Sequence[str],
 ) -> Blueprint:
     """What can be chosen of a network, apart from its poolings; attention may be adopted in it."""
-    net = trace(network, inputs, exclude=exclude)
-    chosen = widths(net, width, heads, unit=unit, share=share)
+    net, chosen = _widths(network, inputs, width, heads, unit, share, exclude)
     if chosen and _adopt(network, net):
-        net = trace(network, inputs, exclude=exclude)
-        chosen = widths(net, width, heads, unit=unit, share=share)
+        net, chosen = _widths(network, inputs, width, heads, unit, share, exclude)
     rules = learn(network, net) if chosen else []
     blueprint = Blueprint(
         net,
@@ -134,6 +133,24 @@ def _blueprint(
             "choose one kind",
         )
     return blueprint
+
+
+def _widths(
+    network: nn.Module,
+    inputs: Inputs,
+    width: Values | None,
+    heads: Values | None,
+    unit: int,
+    share: str | Mapping[str, Sequence[str]],
+    exclude: Sequence[str],
+) -> tuple[Structure, list[Width]]:
+    """The structure and its widths; shortcuts filled up with zeros tie widths only where they must."""
+    net = trace(network, inputs, exclude=exclude, leading=True)
+    if net.filled:
+        chosen = widths(net, width, heads, unit=unit, share=share)
+        if not apart(net, chosen):
+            net = trace(network, inputs, exclude=exclude)
+    return net, widths(net, width, heads, unit=unit, share=share)
 
 
 def _adopt(network: nn.Module, net: Structure) -> bool:
@@ -159,7 +176,7 @@ def _structures(
             return F.interpolate(x, (side, side)) if x.dim() == 4 else x
 
         try:
-            found[side] = trace(network, inputs.map(resize), exclude=exclude)
+            found[side] = trace(network, inputs.map(resize), exclude=exclude, leading=net.leading)
         except ModelError as error:
             raise UsageError(
                 f"the network does not take images of {side} x {side}: {error.message}", "leave that size out"

@@ -74,6 +74,10 @@ def random_keep(net: Structure, generator: torch.Generator, least: float = 0.0) 
         level = int(torch.randint(low, axis.size + 1, (), generator=generator))
         for part, count in zip(axis.parts, axis.counts(level).tolist(), strict=True):
             keep[part[count:]] = False
+    for narrow, wide in net.filled:  # the wide one is never the narrower
+        least_kept = int(keep[net.axes[narrow].parts[0]].sum())
+        if net.axes[wide].prunable:
+            keep[net.axes[wide].parts[0][:least_kept]] = True
     return keep
 
 

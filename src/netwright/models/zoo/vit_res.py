@@ -81,9 +81,8 @@ class SpatialReduction(nn.Module):
             return y
         pooled = F.avg_pool2d(self._image(x), 2).flatten(2).transpose(1, 2)
         around = torch.cat([x[:, :1], pooled], dim=1)
-        # The shortcut is as if filled up with zeros: only the leading features have one.
-        width = around.shape[-1]
-        return torch.cat([y[..., :width] + around, y[..., width:]], dim=-1)
+        more = y.new_zeros(1, 1, 1).expand(*y.shape[:2], max(0, y.shape[-1] - around.shape[-1]))
+        return y + torch.cat([around, more], dim=-1)
 
     def _image(self, x: Tensor) -> Tensor:
         return x[:, 1:].transpose(1, 2).unflatten(2, self.grid)

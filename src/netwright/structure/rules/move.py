@@ -238,12 +238,27 @@ def _join(walk: Walk, refs: list[int], dim: int, rank: int, new: bool = False) -
     for ref in refs:
         layers = walk.layers_of(ref)
         described.append([layer.unsqueeze(dim) for layer in layers] if new else list(layers))
-    out: Layers = []
+    out: Layers = _filled(walk, refs, dim, rank) if not new else []
+    if out:
+        return out + [la for la in described[0] if la.shape[dim] == 1]
     along = [[la for la in layers if not new and (la.shape[dim] > 1)] for layers in described]
     if any(along):
         out += _slots(walk, refs, sizes, along, dim, rank)
     out += _across(walk, refs, [[la for la in ls if la.shape[dim] == 1 or new] for ls in described])
     return out
+
+
+def _filled(walk: Walk, refs: list[int], dim: int, rank: int) -> Layers:
+    """Units of their own of what is filled up at its end, where only leading members will stay."""
+    if not walk.labels.leading or len(refs) < 2 or any(r not in walk.uniform for r in refs[1:]):
+        return []
+    before = [la for la in walk.layers_of(refs[0]) if la.shape[dim] > 1]
+    if refs[0] in walk.uniform or len(before) != 1 or varying(before[0]) != (dim,):
+        return []
+    size = sum(walk.shape(r)[dim] for r in refs)
+    after = walk.labels.fresh(size).reshape([size if d == dim else 1 for d in range(rank)])
+    walk.labels.filled.append((before[0], after))
+    return [after]
 
 
 def _across(walk: Walk, refs: list[int], described: list[Layers]) -> Layers:
