@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from netwright.errors import UsageError
 from netwright.nas.choice import Choice
 from netwright.nas.space import SearchSpace
-from netwright.structure import Cost
+from netwright.structure import Budget, Cost
 from netwright.supernets import cost as costing
 from netwright.supernets.binding import Places, Plan, Planner, crop, cut
 from netwright.supernets.blueprint import RESOLUTION, Blueprint
@@ -82,6 +82,15 @@ class Elastic(nn.Module):
         self._mode = None
         return self
 
+    def scatter(self, plan: Plan) -> Elastic:
+        """Let the next passes run by a plan of the caller's: other members than the leading ones.
+
+        Args:
+            plan: With the sizes of the present choice.
+        """
+        self._mode = lambda: self.places.laid(plan, self.tensors(plan))
+        return self
+
     def set_many(self, choices: Sequence[Mapping[str, Any]], assignment: Tensor) -> Elastic:
         """Choose a sub-network for every example of the next batches, which run in one pass on masks.
 
@@ -124,7 +133,7 @@ class Elastic(nn.Module):
             return self
         self.set(one)
         plan, factors = self.plan, scales(self.blueprint, self.plan, one, given)
-        self._mode = lambda: self.places.laid(plan, self._scaled(plan, factors))
+        self._mode = lambda: mixing.sliced(plan, self._scaled(plan, factors), one, given)
         return self
 
     def lay(self, choice: Mapping[str, Any], mode: Callable[[], AbstractContextManager[Any]]) -> Elastic:
@@ -271,6 +280,30 @@ class Elastic(nn.Module):
             choices: Choices of `space`.
         """
         return costing.costs(self.blueprint, [self.complete(choice) for choice in choices])
+
+    def generate(
+        self, generator: Any, budget: Budget | str, *, within: float = 0.02, seed: int = 0
+    ) -> Choice:
+        """The sub-network that a generator makes for a budget, without a search.
+
+        Args:
+            generator: A trained one; see `generators`.
+            budget: A limit on what its tables hold: multiply-accumulates ordinarily; shares are of the largest.
+            within: How far from the budget, as a share of it; what is further away is changed until it is not.
+            seed: Of draws and changes.
+
+        Raises:
+            UsageError: if the budget limits anything else.
+            BudgetError: if no sub-network is that near.
+        """
+        from netwright.supernets.generators import generate
+
+        limits = Budget.parse(budget).limits
+        figure = generator.tables.figure
+        if set(limits) != {figure}:
+            raise UsageError(f"the generator knows {figure} alone", f"give {figure}=")
+        dense = generator.tables.of(self.blueprint.full)
+        return generate(generator, limits[figure].against(dense), within=within, seed=seed)
 
     def calibrate(
         self,

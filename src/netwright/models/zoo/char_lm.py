@@ -30,6 +30,7 @@ class CharLM(nn.Module):
             masked symbols.
         dropout: Of the embeddings and of both branches of every block.
         tied: Whether the scores are products with the embeddings of the symbols.
+        classes_first: Give scores (B, vocabulary, T), as losses and measures of classes take them.
 
     Raises:
         ModelError: if heads and hidden widths are not of as many blocks, or there is none.
@@ -46,8 +47,10 @@ class CharLM(nn.Module):
         causal: bool = True,
         dropout: float = 0.0,
         tied: bool = False,
+        classes_first: bool = False,
     ) -> None:
         super().__init__()
+        self.classes_first = classes_first
         if len(heads) != len(hidden) or not heads:
             raise ModelError(
                 f"there are the heads of {len(heads)} blocks and the hidden widths of {len(hidden)}",
@@ -70,10 +73,11 @@ class CharLM(nn.Module):
             self.head.weight = self.embedding.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T) symbols, integers of any type, T at most the context -> scores (B, T, vocabulary)."""
+        """(B, T) symbols, whole numbers of any type, T at most the context -> scores (B, T, vocabulary)."""
         at = torch.arange(x.shape[1], device=x.device)
         y = self.dropout(self.embedding(x.long()) + self.position(at))
-        return self.head(self.norm(self.blocks(y)))
+        scores: Tensor = self.head(self.norm(self.blocks(y)))
+        return scores.transpose(1, 2) if self.classes_first else scores
 
 
 def char_lm(
@@ -96,7 +100,7 @@ def char_lm(
         ratio: Features inside the perceptron by `width`, one number for all blocks or one for each.
         depth: Number of blocks.
         head_dim: Features of a head; None is the width by the number of heads, which is one then.
-        options: Others of `CharLM`: ``causal``, ``dropout``, ``tied``.
+        options: Others of `CharLM`: ``causal``, ``dropout``, ``tied``, ``classes_first``.
 
     Raises:
         ModelError: if the width is not split evenly, or numbers are not of as many blocks as `depth`.
