@@ -6,7 +6,7 @@ share, bits and distillation:
 - without: every candidate loses the channels of least magnitude under one global threshold, at once, and the
   statistics of its batch norms are computed anew. What a plain pruner does.
 - fixed: the same, but the layers are refitted (OBS repair). One good choice, and no other.
-- with: allocation, importance, repair and schedule as the plan chooses them by itself.
+- with: whatever the plan does by itself: layers refitted, allocation and importance chosen by audition.
 
 The setting is that of somebody with a trained network and little time: a small ResNet on 5,000 pictures of
 Fashion-MNIST at 14x14, where accuracy is far from its ceiling, and one epoch of recovery for a candidate.

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import optuna
 
 
+#: In place of an allocation and an importance: an audition chooses (see `netwright.shaping.audition`).
+AUTO = "auto"
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One compression pipeline: how much to remove and by which rule, how to recover, in how many bits to
@@ -20,8 +24,8 @@ class Candidate:
     Args:
         share: Share of the dense network's cost that stays; 1 leaves the network as it is.
         metric: The cost that `share` counts: ``"macs"``, ``"params"`` or ``"keep"`` (channels of every axis).
-        allocation: How the axes share the reduction (``"global"``, ``"uniform"`` ...).
-        importance: Which channels stay.
+        allocation: How the axes share the reduction (``"global"``, ``"uniform"`` ...), or `AUTO`.
+        importance: Which channels stay, or `AUTO`.
         repair: How the remaining weights make up for the missing ones before any training.
         recovery: Epochs of training after the pruning.
         distill: Weight of the dense network's answers in the recovery's loss, 0 to 1.
@@ -61,8 +65,9 @@ class Candidate:
         bits = "int8" if self.bits == 8 else "fp32"
         if self.dense:
             return f"dense · {bits}"
-        when = "" if self.schedule == "one-shot" else f" · {self.schedule}"
-        return f"{self.share:.0%} of {self.metric} · {self.allocation} · {self.importance}{when} · {bits}"
+        parts = [p for p in (self.allocation, self.importance) if p != AUTO]
+        parts += [] if self.schedule == "one-shot" else [self.schedule]
+        return " · ".join([f"{self.share:.0%} of {self.metric}", *parts, bits])
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain values."""
@@ -91,6 +96,8 @@ class Outcome:
         file: The exported file, relative to the study's folder.
         seconds: How long the evaluation took (0 when it came from the cache; not part of the decisions).
         layers: Rows (name, kind, macs, params) of the network, for the report.
+        allocation: What an audition chose; empty where the candidate says it.
+        importance: The same.
     """
 
     error: float
@@ -103,6 +110,16 @@ class Outcome:
     file: str = ""
     seconds: float = 0.0
     layers: list[list[Any]] = field(default_factory=list)
+    allocation: str = ""
+    importance: str = ""
+
+    def carried_out(self, candidate: Candidate) -> Candidate:
+        """The candidate with what the audition chose."""
+        return replace(
+            candidate,
+            allocation=self.allocation or candidate.allocation,
+            importance=self.importance or candidate.importance,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain values."""

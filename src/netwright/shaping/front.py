@@ -110,6 +110,8 @@ class Shaped:
             "recommended": self.recommended,
             "misses": self.misses,
             "pipeline": self.candidate.to_json(),
+            "allocation": outcome.allocation or self.candidate.allocation,
+            "importance": outcome.importance or self.candidate.importance,
             "onnx": f"models/{self.name}.onnx",
             "weights": f"models/{self.name}.safetensors",
         }

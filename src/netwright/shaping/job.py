@@ -239,7 +239,7 @@ def _run(
     )
     if base.accuracy is not None:
         told.plan(f"validation accuracy {base.accuracy:.2%}")
-    settings = Settings(prepared.recipe.to_json(), base.trained, plan.metric, threads)
+    settings = Settings(prepared.recipe.to_json(), base.trained, plan.metric, threads, ways=plan.ways)
     factory = Factory(source, settings, folder.path)
     pipeline = Pipeline(source, settings, folder.path, loaded=loaded, progress=told.training)
     where = storage if storage is not None else folder.database

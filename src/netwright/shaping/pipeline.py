@@ -22,8 +22,9 @@ from netwright import _files, metrics, pruning, quantization, structure, train
 from netwright.errors import ArtefactError
 from netwright.shaping import cost
 from netwright.shaping.answers import Answers, judged
+from netwright.shaping.audition import Chosen, Way, audition
 from netwright.shaping.baseline import load_weights, recovery_recipe
-from netwright.shaping.candidate import Candidate, Outcome
+from netwright.shaping.candidate import AUTO, Candidate, Outcome
 from netwright.shaping.noise import share_difference
 from netwright.shaping.source import Loaded, Source
 from netwright.shaping.state import Folder
@@ -47,6 +48,7 @@ class Settings:
         metric: The predicted cost, one of `netwright.shaping.cost.COSTS`.
         threads: Threads of ONNX Runtime when a file is judged.
         exclude: Parameters whose axes are left alone.
+        ways: Pairs of allocation and importance that are tried where a candidate leaves them open.
     """
 
     recipe: str
@@ -54,6 +56,7 @@ class Settings:
     metric: str = "latency"
     threads: int = 1
     exclude: tuple[str, ...] = field(default_factory=tuple)
+    ways: tuple[Way, ...] = ()
 
 
 class Pipeline:
@@ -98,9 +101,14 @@ class Pipeline:
         if known.exists():
             return replace(Outcome.from_json(_load(known)), seconds=0.0)
         begun = time.monotonic()
-        rows = self._network(candidate, folder)
+        rows, chosen = self._network(candidate, folder)
         file = self._export(candidate, folder)
-        outcome = replace(self._judge(candidate, file, rows), seconds=round(time.monotonic() - begun, 3))
+        outcome = replace(
+            self._judge(candidate, file, rows),
+            seconds=round(time.monotonic() - begun, 3),
+            allocation=chosen.get("allocation", ""),
+            importance=chosen.get("importance", ""),
+        )
         _files.write_json(known, outcome.to_json())
         return outcome
 
@@ -110,38 +118,37 @@ class Pipeline:
             return copy.deepcopy(self.dense)
         return pruning.load(self.folder.cache(candidate.key), model=copy.deepcopy(self.dense)).eval()
 
-    def _network(self, candidate: Candidate, folder: Path) -> list[cost.Row]:
-        """Make the network of a candidate, or find it in the cache; returns its operators."""
+    def _network(self, candidate: Candidate, folder: Path) -> tuple[list[cost.Row], dict[str, str]]:
+        """Make the network of a candidate, or find it in the cache.
+
+        Returns:
+            Its operators, and the allocation and importance that an audition chose, if there was one.
+        """
         layers = folder / "layers.json"
         if layers.exists():
-            return [cost.Row(*row) for row in _load(layers)["rows"]]
+            known = _load(layers)
+            return [cost.Row(*row) for row in known["rows"]], known.get("chosen", {})
         folder.mkdir(parents=True, exist_ok=True)
+        chosen: dict[str, str] = {}
         if candidate.dense:
             model = self.dense
         else:
-            model = self._shrink(candidate, folder)
+            model, taken = self._shrink(candidate, folder)
+            if AUTO in (candidate.allocation, candidate.importance):
+                chosen = {"allocation": taken.allocation, "importance": taken.importance}
         self._write_fp32(model, folder)
         rows = operators(model, self.example)
         # Written last: it says that everything of this network is complete.
-        _files.write_json(layers, {"rows": [list(vars(row).values()) for row in rows]})
-        return rows
+        _files.write_json(layers, {"rows": [list(vars(row).values()) for row in rows], "chosen": chosen})
+        return rows, chosen
 
-    def _shrink(self, candidate: Candidate, folder: Path) -> nn.Module:
+    def _shrink(self, candidate: Candidate, folder: Path) -> tuple[nn.Module, Chosen]:
         """Prune, repair and recover."""
-        statistics = self._statistics()
+        chosen = self._prune(candidate)
         if candidate.schedule != "one-shot" and candidate.recovery > 1:
-            return self._in_stages(candidate, folder)
-        pruned = pruning.prune(
-            self.dense,
-            self.example,
-            Budget(**{candidate.metric: candidate.share}),  # type: ignore[arg-type]
-            importance=candidate.importance,
-            allocation=candidate.allocation,
-            repair=candidate.repair,
-            data=statistics,
-            seed=self.source.seed,
-            exclude=self.settings.exclude,
-        )
+            named = replace(candidate, allocation=chosen.allocation, importance=chosen.importance)
+            return self._in_stages(named, folder), chosen
+        pruned = chosen.pruned
         if candidate.recovery > 0:
             recipe = recovery_recipe(
                 pruned.model,
@@ -164,7 +171,33 @@ class Pipeline:
             checkpoint.unlink(missing_ok=True)
         pruned.model.eval()
         pruning.save_pruned(pruned, folder)
-        return pruned.model
+        return pruned.model, chosen
+
+    def _prune(self, candidate: Candidate) -> Chosen:
+        """Prune and repair, by the best of all ways where the candidate leaves them open."""
+        statistics = self._statistics()
+
+        def cut(allocation: str, importance: str) -> pruning.Pruned:
+            return pruning.prune(
+                self.dense,
+                self.example,
+                Budget(**{candidate.metric: candidate.share}),  # type: ignore[arg-type]
+                importance=importance,
+                allocation=allocation,
+                repair=candidate.repair,
+                data=statistics,
+                seed=self.source.seed,
+                exclude=self.settings.exclude,
+            )
+
+        ways = self.settings.ways
+        if AUTO not in (candidate.allocation, candidate.importance):
+            ways = ((candidate.allocation, candidate.importance),)
+        return audition(ways, cut, self._held(), self._dense_logits("held"))
+
+    def _held(self) -> Part:
+        """Training examples that no repair looks at, or the same ones where there are too few."""
+        return self._statistics(1) if len(self.splits.train) > STATISTICS else self._statistics()
 
     def _in_stages(self, candidate: Candidate, folder: Path) -> nn.Module:
         """Prune in two stages with half of the recovery after each."""
@@ -194,11 +227,11 @@ class Pipeline:
         pruning.save_pruned(pruned, folder)
         return pruned.model
 
-    def _statistics(self) -> Part:
-        """A few hundred training examples, the same in every run."""
+    def _statistics(self, block: int = 0) -> Part:
+        """A few hundred training examples, the same in every run; every block is of others."""
         part = self.splits.train
         generator = torch.Generator().manual_seed(self.source.seed)
-        order = torch.randperm(len(part), generator=generator)[:STATISTICS]
+        order = torch.randperm(len(part), generator=generator)[block * STATISTICS : (block + 1) * STATISTICS]
         return part.subset(order.sort().values.tolist())
 
     def _write_fp32(self, model: nn.Module, folder: Path) -> None:
@@ -243,9 +276,10 @@ class Pipeline:
         return self.folder.cache(candidate.key) / f"answers-{candidate.bits}.safetensors"
 
     def _dense_logits(self, split: str) -> Tensor:
-        """The dense network's answers to the examples of a split, (N, K)."""
+        """The dense network's answers to the examples of a split or to those held back, (N, K)."""
         if split not in self._reference:
-            self._reference[split] = train.logits(self.dense, getattr(self.splits, split), device="cpu")
+            part = self._held() if split == "held" else getattr(self.splits, split)
+            self._reference[split] = train.logits(self.dense, part, device="cpu")
         return self._reference[split]
 
     def quality(self, file: Path, part: Part, reference: Tensor) -> tuple[dict[str, Any], Answers]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from netwright import metrics, pruning, quantization, structure
 from netwright.errors import BudgetError, NetwrightError, UsageError
 from netwright.shaping import cost
-from netwright.shaping.candidate import Space
+from netwright.shaping.audition import Way
+from netwright.shaping.candidate import AUTO, Space
 from netwright.shaping.pipeline import operators
 from netwright.structure.budget import Budget, Limit
 
@@ -41,6 +43,8 @@ class Plan:
         prunable: Axes that can shrink.
         axes: Axes in all.
         text: One line for people.
+        ways: Pairs of allocation and importance that every candidate tries before it recovers; empty where
+            the candidates say which.
         model: The smallest network itself, unrepaired.
     """
 
@@ -51,6 +55,7 @@ class Plan:
     prunable: int
     axes: int
     text: str
+    ways: tuple[Way, ...]
     model: nn.Module
 
     def total(self, name: str) -> float:
@@ -106,12 +111,18 @@ def make_plan(
     space = replace(space, **_chosen(choices or {}))  # type: ignore[arg-type]
     if not prunable:
         space = replace(space, rungs=())
+    ways: tuple[Way, ...] = tuple(itertools.product(space.allocation, space.importance))
+    if recovery and len(ways) > 1:
+        space = replace(space, allocation=(AUTO,), importance=(AUTO,))
+    else:
+        ways = ()
     how = f"each recovers for {recovery} epochs" if recovery else "they are repaired, not trained"
+    how = f"the best of {len(ways)} ways to prune, then {recovery} epochs of recovery" if ways else how
     text = (
         f"{len(prunable)} of {len(traced.axes)} axes can shrink: from {dense['macs'] / 1e6:.2f} M macs "
         f"down to {smallest['macs'] / 1e6:.2f} M; candidates: {how}"
     )
-    return Plan(space, metric, rows, smallest, len(prunable), len(traced.axes), text, small)
+    return Plan(space, metric, rows, smallest, len(prunable), len(traced.axes), text, ways, small)
 
 
 def _chosen(choices: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
@@ -154,12 +165,7 @@ def _smallest(model: nn.Module, example: Tensor) -> nn.Module:
 
 
 def _space(
-    budget: Budget,
-    dense: dict[str, float],
-    smallest: dict[str, float],
-    *,
-    labelled: bool,
-    recovery: int,
+    budget: Budget, dense: dict[str, float], smallest: dict[str, float], *, labelled: bool, recovery: int
 ) -> Space:
     name = next((n for n in ("macs", "params", "keep") if getattr(budget, n) is not None), "macs")
     limit: Limit | None = getattr(budget, name)
@@ -174,8 +180,7 @@ def _space(
         metric=name,
         share=(round(low, 2), round(high, 2)),
         rungs=rungs,
-        # The ladder takes what comes first. One share for all layers beat one threshold for all at nearly
-        # every budget, and batch norm scales were the worst guide (docs/explanation/front.md).
+        # Batch norm scales were the worst guide (docs/explanation/front.md).
         allocation=("uniform", "global"),
         importance=("obs", "taylor", "magnitude") if labelled else ("obs", "magnitude"),
         repair=("auto",) if recovery else ("obs", "bn"),

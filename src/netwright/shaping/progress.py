@@ -128,6 +128,7 @@ class Console(Reporter):
         if record.outcome is None:
             self._console.print(f"{number}  [yellow]failed[/yellow] {name}: {record.failure}", soft_wrap=True)
         else:
+            name = record.outcome.carried_out(record.candidate).describe()
             self._console.print(
                 f"{number}  {name:<44} {quality(record.outcome):>8} · "
                 f"{record.outcome.macs / 1e6:8.2f} M macs · {_duration(seconds)}",

@@ -97,6 +97,8 @@ def _network(row: dict[str, Any], folder: Path) -> Shaped:
             params=row["params"],
             size=row["bytes"],
             file=row["onnx"],
+            allocation=row.get("allocation", ""),
+            importance=row.get("importance", ""),
         ),
         latency=row["latency"],
         test={

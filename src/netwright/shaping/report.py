@@ -196,7 +196,8 @@ def _tried(front: Front, metric: str) -> list[chart.Point]:
             continue
         x = {"latency": outcome.cost * scale, "macs": outcome.macs / 1e6, "size": outcome.size / 1e3}[metric]
         note = " (time predicted)" if metric == "latency" else ""
-        label = f"trial {record.slot}: {record.candidate.describe()}, {percent(1 - outcome.error)}{note}"
+        how = outcome.carried_out(record.candidate).describe()
+        label = f"trial {record.slot}: {how}, {percent(1 - outcome.error)}{note}"
         points_.append(chart.Point(x, 1 - outcome.error, _kind(record.candidate.bits), "tried", label))
     return points_
 
@@ -230,7 +231,7 @@ def _trial(record: Record, *, front: bool) -> dict[str, Any]:
     outcome, candidate = record.outcome, record.candidate
     return {
         "slot": record.slot,
-        "candidate": candidate,
+        "candidate": candidate if outcome is None else outcome.carried_out(candidate),
         "bits": _kind(candidate.bits),
         "outcome": outcome,
         "quality": None if outcome is None else 1 - outcome.error,
@@ -254,7 +255,7 @@ def _document(front: Front, pick: Shaped) -> dict[str, Any]:
                     f"{percent(1 - network.outcome.error)} validation, {percent(network.quality)} test",
                     f"{count(network.outcome.macs)} MACs, {count(network.outcome.params)} parameters",
                     f"{size(network.outcome.size)} on disk",
-                    network.candidate.describe(),
+                    network.outcome.carried_out(network.candidate).describe(),
                     *([remark(network)] if remark(network) else []),
                 ],
                 "macs": [v[0] for v in values],
