@@ -42,11 +42,13 @@ class CostTables:
         space: The space of the choices.
         terms: Names of dims -> costs over their values, one dimension a dim.
         base: What every choice costs.
+        figure: What is counted.
     """
 
     space: SearchSpace
     terms: Mapping[tuple[str, ...], Ints]
     base: int
+    figure: str = "macs"
 
     @cached_property
     def values(self) -> dict[str, list[Any]]:
@@ -93,10 +95,32 @@ class CostTables:
         """
         given = {name: policy.double() for name, policy in policies.items()}
         total = next(iter(given.values())).new_full((), float(self.base))
-        for names, table, formula in self._tensors:
-            parts = [given[name] for name in names]
-            total = total + torch.einsum(formula, *parts, table.to(parts[0].device))
+        for term in self._tensors:
+            total = total + _contracted(term, given)
         return total
+
+    def part(self, name: str, policies: Mapping[str, Tensor]) -> Tensor:
+        """What the tables with a dim contribute to `soft`.
+
+        Args:
+            name: Of the dim.
+            policies: As of `soft`.
+
+        Returns:
+            (...,) float64.
+        """
+        terms = [term for term in self._tensors if name in term[0]]
+        given = {n: policies[n].double() for n in {n for term in terms for n in term[0]} | {name}}
+        total = given[name].new_zeros(given[name].shape[:-1])
+        for term in terms:
+            total = total + _contracted(term, given)
+        return total
+
+
+def _contracted(term: tuple[tuple[str, ...], Tensor, str], policies: Mapping[str, Tensor]) -> Tensor:
+    names, table, formula = term
+    parts = [policies[name] for name in names]
+    return torch.einsum(formula, *parts, table.to(parts[0].device))
 
 
 def cost_tables(sup: Elastic, figure: str = "macs") -> CostTables:
@@ -117,17 +141,18 @@ def cost_tables(sup: Elastic, figure: str = "macs") -> CostTables:
     blueprint, column = sup.blueprint, FIGURES[figure]
     if not blueprint.resolutions:
         terms, base = _tables(blueprint, blueprint.structure, column, {})
-        return CostTables(sup.space, terms, base)
+        return CostTables(sup.space, terms, base, figure)
     sides = []
     for side in blueprint.resolutions:
         fixed = {RESOLUTION: side}
         sides.append(_tables(blueprint, blueprint.at_resolution(fixed), column, fixed))
-    stacked = {(RESOLUTION,): np.array([base for _, base in sides], np.int64)}
+    stacked: dict[tuple[str, ...], Ints] = {}
+    stacked[(RESOLUTION,)] = np.array([base for _, base in sides], np.int64)
     for names in {n: None for terms, _ in sides for n in terms}:
         shape = next(terms[names].shape for terms, _ in sides if names in terms)
         zeros = np.zeros(shape, np.int64)
         stacked[(RESOLUTION, *names)] = np.stack([terms.get(names, zeros) for terms, _ in sides])
-    return CostTables(sup.space, stacked, 0)
+    return CostTables(sup.space, stacked, 0, figure)
 
 
 def _tables(

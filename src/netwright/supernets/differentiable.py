@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +12,18 @@ import torch
 
 from netwright.data import Part, Splits
 from netwright.errors import UsageError
-from netwright.nas import search
 from netwright.nas.choice import Choice
 from netwright.nas.history import History
 from netwright.nas.strategies import Strategy
 from netwright.supernets.elastic import Elastic
+from netwright.supernets.measures import Accuracy, Measure
 from netwright.supernets.sampling_gradient import Bilevel, GradientAlpha
+from netwright.supernets.searching import Family, search
 from netwright.supernets.training import train
-from netwright.train import Recipe, evaluate
+from netwright.train import Recipe
 
-#: Examples that measure the batch-norm statistics of a sub-network, and those of a batch.
-CALIBRATION, BATCH = 512, 256
+#: Examples that measure the batch-norm statistics of a sub-network.
+CALIBRATION = 512
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,35 @@ class Differentiable(Strategy):
         if self.sampler.learns:
             choice = self.sampler.favoured()
         else:
-            choice = best_of_random(trained, first, second, self.evaluations, self.seed)
+            judge = Accuracy(second, first.head(CALIBRATION), device=str(next(trained.parameters()).device))
+            family = search(trained, [judge], trials=self.evaluations, seed=self.seed)
+            choice = family.found.best.candidate
         self.derived = Derived(trained, choice, self.sampler, paths)
         return self.derived
+
+    def search(
+        self,
+        sup: Elastic,
+        data: Splits,
+        objectives: Sequence[Measure],
+        recipe: Recipe | None = None,
+        *,
+        trials: int = 1,
+        **arguments: Any,
+    ) -> Family:
+        """Train, then judge what the architecture parameters favour; `derived` holds choice and history.
+
+        Args:
+            sup: The supernet; it is copied.
+            data: Splits; only `train` is learned from.
+            objectives: Measures; see `supernets.search`.
+            recipe: How the weights are trained.
+            trials: How many are judged: the favoured choice, then draws.
+            arguments: Further ones of `supernets.search`.
+        """
+        trained = self.train(sup, data, recipe).sup
+        found: Family = search(trained, objectives, strategy=self, trials=trials, seed=self.seed, **arguments)
+        return found
 
     def propose(self, history: History) -> Choice:
         """What the parameters favour, then draws from them.
@@ -133,53 +160,3 @@ def halves(part: Part, share: float, seed: int) -> tuple[Part, Part]:
     order = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))
     cut = min(max(round(share * len(part)), 2), len(part) - 2)
     return part.subset(order[:cut]), part.subset(order[cut:])
-
-
-def inherited(sup: Elastic, choice: Choice, measured: Part, judged: Part) -> float:
-    """Accuracy of a sub-network with the supernet's weights and batch-norm statistics of its own.
-
-    Args:
-        sup: The supernet; it is left set to its largest network.
-        choice: The sub-network.
-        measured: Examples that its statistics are measured on.
-        judged: Examples that it is judged on.
-    """
-    known = sup.statistics.get(choice)
-    sup.calibrate(measured.head(CALIBRATION).batches(BATCH), choice)
-    sup.set(choice)
-    try:
-        return evaluate(sup, judged, device=next(sup.parameters()).device).accuracy
-    finally:
-        sup.statistics.pop(choice, None)
-        if known is not None:
-            sup.statistics[choice] = known
-        sup.set(sup.blueprint.full)
-
-
-def best_of_random(
-    sup: Elastic,
-    measured: Part,
-    judged: Part,
-    trials: int,
-    seed: int,
-    score: Callable[[Choice], float] | None = None,
-) -> Choice:
-    """The best of random sub-networks by inherited accuracy.
-
-    Args:
-        sup: The supernet.
-        measured: See `inherited`.
-        judged: Likewise.
-        trials: How many are judged, no more than there are.
-        seed: Of the draws.
-        score: A measure of one's own in place of the inherited accuracy.
-    """
-    known: dict[Choice, float] = {}
-
-    def loss(choice: Choice) -> float:
-        if choice not in known:
-            known[choice] = score(choice) if score else inherited(sup, choice, measured, judged)
-        return -known[choice]
-
-    best: Choice = search(sup.space, [loss], strategy="random", trials=trials, seed=seed).best.candidate
-    return best

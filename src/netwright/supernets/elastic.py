@@ -288,8 +288,9 @@ class Elastic(nn.Module):
 
         Args:
             generator: A trained one; see `generators`.
-            budget: A limit on what its tables hold: multiply-accumulates ordinarily; shares are of the largest.
-            within: How far from the budget, as a share of it; what is further away is changed until it is not.
+            budget: A limit on what its tables hold, ordinarily multiply-accumulates; shares are of the
+                largest.
+            within: How far from the budget, as a share of it; what is further away is changed.
             seed: Of draws and changes.
 
         Raises:

@@ -1,4 +1,4 @@
-"""One policy laid over the full network as gates: what it leaves out is zeroed, and gradients reach all values.
+"""A policy laid over the full network as gates: what it leaves out is zeroed, gradients reach all values.
 
 A policy over widths times the matrix of their prefixes is a gate a channel (ShiftNAS' mapping matrix). Each
 gate acts once on the way from what makes a channel to what reads it: gates that met twice would have no
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from netwright.errors import UsageError
+from netwright.nas.choice import Choice
 from netwright.supernets.binding import Places, Plan
 from netwright.supernets.blueprint import Blueprint
 from netwright.supernets.dims import Depth, OneOf, Presence
@@ -101,10 +102,12 @@ class Gated(Draw):
     """A pass through the full network with the gates of a policy.
 
     Attributes:
+        chosen: The sub-network that the gates leave; `choices` holds what is computed, the full network.
         policies: Name of a dim -> (values,) one-hot weights with the gradient of what made them.
         gating: Lays them.
     """
 
+    chosen: Choice | None = None
     policies: Mapping[str, Tensor] = field(default_factory=dict)
     gating: Gating | None = None
 

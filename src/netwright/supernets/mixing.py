@@ -125,6 +125,42 @@ class Mixing:
             for back in reversed(undo):
                 back()
 
+    @contextmanager
+    def sliced(
+        self, plan: Plan, tensors: Mapping[str, Tensor], choice: Mapping[str, Any], weights: Weights
+    ) -> Iterator[None]:
+        """Let the network run as one slice, outputs of chosen candidates and depths times their weights.
+
+        Args:
+            plan: What the choice does.
+            tensors: Parameter or buffer -> what stands in its place.
+            choice: The values with weight one.
+            weights: One-hot, as `check` gives them.
+        """
+        undo: list[Callable[[], None]] = []
+        try:
+            for dim in (*self.blueprint.operations, *self.blueprint.depths):
+                values = (False, True) if isinstance(dim, Presence) else dim.values
+                weight = weights[dim.name][values.index(choice[dim.name])]
+                if weight.requires_grad:
+                    module = self._last(dim, choice[dim.name])
+                    _override(module, _times(module, weight), undo)
+            with self.places.laid(plan, tensors):
+                yield
+        finally:
+            for back in reversed(undo):
+                back()
+
+    def _last(self, dim: Depth | Presence | Operation, value: Any) -> nn.Module:
+        """The module whose output is that of a chosen candidate or depth."""
+        if isinstance(dim, Operation):
+            return self.places.modules[dim.path]
+        if isinstance(dim, Presence):
+            return self.places.modules[dim.block] if value else self.places.skips[dim.block]
+        runs = value - dim.stage.fixed
+        blocks = dim.stage.blocks
+        return self.places.modules[blocks[runs - 1]] if runs else self.places.skips[blocks[0]]
+
     def _tensors(self, weights: Weights, factors: Mapping[int, Tensor]) -> dict[str, Tensor]:
         """The mixed parameters."""
         out: dict[str, Tensor] = {}
@@ -332,6 +368,15 @@ def _summed(place: OneOf, operation: Operation, weights: Tensor) -> Callable[...
             out = place.candidates[name](*args, **kwargs)
             total = total + weight.to(out) * out
         return total
+
+    return forward
+
+
+def _times(module: nn.Module, weight: Tensor) -> Callable[..., Any]:
+    inner = type(module).forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return _mixed_with(inner(module, *args, **kwargs), lambda y: weight.to(y) * y)
 
     return forward
 

@@ -23,7 +23,7 @@ def straight_through(probabilities: Tensor) -> Tensor:
 
 
 def gumbel_one_hot(logits: Tensor, tau: float, generator: torch.Generator | None = None) -> Tensor:
-    """One option drawn by its probability, with the gradient of a softmax (E. Jang, S. Gu and B. Poole, 2017).
+    """One option drawn by its probability, with the gradient of a softmax (E. Jang et al., 2017).
 
     Args:
         logits: (..., options).

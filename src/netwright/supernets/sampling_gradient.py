@@ -1,8 +1,8 @@
 """Architecture parameters that are learned by gradient on a supernet's own entangled weights.
 
 R. S. Sukthanker, A. Krishnakumar, M. Safari and F. Hutter, Weight-Entanglement Meets Gradient-Based Neural
-Architecture Search, AutoML 2024: DARTS, GDAS and DrNAS draw the weights of a mixture that `Elastic.set_mixture`
-forms in weight space.
+Architecture Search, AutoML 2024: DARTS, GDAS and DrNAS draw the weights of a mixture that
+`Elastic.set_mixture` forms in weight space.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _START = 1e-3
 
 
 @dataclass(frozen=True)
-class Mixture(Draw):
+class MixedDraw(Draw):
     """A pass through a convex combination of sub-networks.
 
     Attributes:
@@ -147,7 +147,7 @@ class GradientAlpha(Sampler):
             return [Draw((self.favoured(drawn),))]
         return [self.mixture(drawn)]
 
-    def mixture(self, weights: Mapping[str, Tensor]) -> Mixture:
+    def mixture(self, weights: Mapping[str, Tensor]) -> MixedDraw:
         """The pass of some weights; it costs what the largest network does, or one path's slice.
 
         Args:
@@ -156,9 +156,9 @@ class GradientAlpha(Sampler):
         assert self.space is not None
         one = self.method in ("gdas", "spos")
         choice = self.favoured(weights) if one else self.space.max()
-        return Mixture((choice,), weights=weights, norm=self.norm)
+        return MixedDraw((choice,), weights=weights, norm=self.norm)
 
-    def to_learn(self, step: int) -> Mixture:
+    def to_learn(self, step: int) -> MixedDraw:
         """A mixture whose weights pass their gradient on to the parameters.
 
         Args:
