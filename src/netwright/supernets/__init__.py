@@ -4,6 +4,7 @@ from netwright.supernets import samplers
 from netwright.supernets.blueprint import Blueprint
 from netwright.supernets.dims import OneOf
 from netwright.supernets.elastic import Elastic
+from netwright.supernets.experts import Experts, Routed
 from netwright.supernets.making import elastic
 from netwright.supernets.measures import Accuracy, Latency, Macs, Measure, Params
 from netwright.supernets.mixture import Mixture, Supernets
@@ -18,6 +19,7 @@ __all__ = [
     "BalancedRouter",
     "Blueprint",
     "Elastic",
+    "Experts",
     "Family",
     "HardLabels",
     "InplaceDistill",
@@ -29,6 +31,7 @@ __all__ = [
     "OneOf",
     "Params",
     "Paths",
+    "Routed",
     "Rule",
     "Sorting",
     "Supernets",
