@@ -2,6 +2,7 @@
 
 from netwright.train.averaging import Average
 from netwright.train.callbacks import Callback, GradientNorms, Snapshots, State
+from netwright.train.lars import LARS
 from netwright.train.launch import Launcher
 from netwright.train.loop import fit
 from netwright.train.losses import (
@@ -25,6 +26,7 @@ from netwright.train.scoring import Score, check_fits, evaluate, logits
 from netwright.train.training import Fitted, Progress, build_optimizer
 
 __all__ = [
+    "LARS",
     "SCHEDULES",
     "UNLABELLED",
     "AbsoluteError",

@@ -22,8 +22,8 @@ class Recipe:
         batch_size: Examples of one optimiser step, over all devices together.
         lr: Peak learning rate.
         optimizer: ``"sgd"`` (Nesterov where ``momentum > 0``), ``"adam"`` (its decay is part of the
-            gradient), ``"adamw"`` or ``"rmsprop"``.
-        momentum: Momentum of SGD and RMSprop; ignored by the others.
+            gradient), ``"adamw"``, ``"rmsprop"`` or ``"lars"`` (steps are shares of the weights' norms).
+        momentum: Momentum of SGD, RMSprop and LARS; ignored by the others.
         weight_decay: Decay of weights with two dimensions or more; norms and biases are never decayed.
         schedule: ``"cosine"``, ``"step"``, ``"one-cycle"``, ``"exponential"`` or ``"constant"``.
         milestones: Where the schedule ``"step"`` falls, as shares of the training.
@@ -53,7 +53,7 @@ class Recipe:
     epochs: int = 10
     batch_size: int = 128
     lr: float = 0.1
-    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "lars"] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: Literal["cosine", "step", "one-cycle", "exponential", "constant"] = "cosine"
@@ -102,7 +102,7 @@ class Recipe:
             _range("clip_norm", self.clip_norm, at_least=0, open_below=True)
         if self.limit is not None:
             _range("limit", self.limit, at_least=1)
-        _choice("optimizer", self.optimizer, ("sgd", "adam", "adamw", "rmsprop"))
+        _choice("optimizer", self.optimizer, ("sgd", "adam", "adamw", "rmsprop", "lars"))
         _choice("schedule", self.schedule, SCHEDULES)
         _choice("precision", self.precision, ("auto", "fp32", "bf16"))
         _choice("channels_last", self.channels_last, (True, False, "auto"))

@@ -17,6 +17,7 @@ from netwright.errors import ModelError, TrainingError
 from netwright.train import checkpoint as checkpoints
 from netwright.train.averaging import Average
 from netwright.train.callbacks import Callback, State
+from netwright.train.lars import LARS
 from netwright.train.launch import Launcher
 from netwright.train.losses import Objective, Step
 from netwright.train.mixing import mix
@@ -105,7 +106,7 @@ class Job:
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Return the recipe's optimiser over what needs a gradient; norms and biases are not decayed."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
@@ -114,6 +115,9 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         return torch.optim.Adam(groups, lr=recipe.lr)
     if recipe.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, lr=recipe.lr, alpha=recipe.beta2, momentum=recipe.momentum)
+    if recipe.optimizer == "lars":
+        scaled = [{**g, "scaled": g["params"][0].dim() > 1} for g in groups]
+        return LARS(scaled, lr=recipe.lr, momentum=recipe.momentum)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, recipe.beta2))
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
