@@ -40,7 +40,7 @@ class Blueprint:
         resolutions: Side lengths of the images, ascending; empty where there is no choice.
         poolings: Poolings that can be moved, or None.
         rules: How attributes follow the widths; None where every choice needs a surgery of its own.
-        adopted: Attention modules that were given a free inner width.
+        arguments: Of `nw.elastic`, from which it can be made again.
     """
 
     structure: Structure
@@ -51,10 +51,17 @@ class Blueprint:
     resolutions: tuple[int, ...] = ()
     rules: tuple[Rule, ...] | None = ()
     poolings: Poolings | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
     _at: dict[int, Structure] = field(default_factory=dict, repr=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Blueprint:
         return self  # nothing of it changes with the weights
+
+    @property
+    def chosen(self) -> bool:
+        """Whether there is anything to choose."""
+        kinds = (self.widths, self.depths, self.kernels, self.operations, self.resolutions)
+        return any(kinds) or self.poolings is not None
 
     @cached_property
     def space(self) -> SearchSpace:

@@ -64,8 +64,8 @@ def elastic(
         kernel: Odd sizes that convolutions can have up to their own, or pattern of module paths -> sizes.
         heads: As `width`, for the axes whose members are attention heads; as `width` when None.
         resolution: Side lengths of square images; inputs are resized.
-        pool: Take the steps of stride 2 out and let that many 2x2 max poolings stand in front of any layers but
-            the first instead, no two at one; see `netwright.supernets.pooling`. Not together with depth.
+        pool: Take the steps of stride 2 out and let that many 2x2 max poolings stand in front of any layers
+            but the first instead, no two at one; see `netwright.supernets.pooling`. Not together with depth.
         unit: Widths given as shares are multiples of it, where an axis has as many members.
         share: "axis" chooses every axis by itself, "network" one value for all; or name -> patterns of axes.
         exclude: Names of modules or parameters whose axes are left alone.
@@ -94,9 +94,11 @@ def elastic(
         real, sides = blueprint.structure.recording.real, blueprint.resolutions
         poolings = finished(poolings, network, inputs, sides, real, exclude)
         blueprint = replace(blueprint, poolings=poolings)
-    if not blueprint.space.dims:
+    if not blueprint.chosen:
         raise UsageError("nothing can be chosen of this network", "give width=[0.5, 1.0], depth=True, ...")
-    sup = Elastic(network, blueprint)
+    given = {"width": width, "depth": depth, "kernel": kernel, "heads": heads, "resolution": resolution}
+    more = {"pool": pool, "unit": unit, "share": share, "exclude": exclude}
+    sup = Elastic(network, replace(blueprint, arguments={**given, **more}))
     return sup if store is None else store.of(sup)
 
 
