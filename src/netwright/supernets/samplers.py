@@ -88,6 +88,14 @@ class Sampler(Callback):
         """
         raise NotImplementedError
 
+    def correction(self, choice: Mapping[str, Any]) -> float:
+        """What a choice's gradient is multiplied by so that all choices count alike in expectation.
+
+        Args:
+            choice: A canonical choice.
+        """
+        return 1.0
+
     def observe(self, draw: Draw, seen: Step, loss: Tensor) -> None:
         """After the backward pass of a draw.
 

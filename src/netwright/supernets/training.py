@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from netwright.data import Splits
 from netwright.errors import UsageError
+from netwright.nas.space import SearchSpace
 from netwright.supernets.elastic import Elastic
 from netwright.supernets.samplers import Draw, Sampler, Sandwich
 from netwright.train import (
@@ -162,6 +163,7 @@ def train(
     regularise: str = "all",
     callbacks: Sequence[Callback] = (),
     paths: Paths | None = None,
+    space: SearchSpace | None = None,
     **arguments: Any,
 ) -> Fitted:
     """Train a copy of a supernet.
@@ -178,6 +180,7 @@ def train(
         regularise: "all" or "max-only"; see `Paths`.
         callbacks: Called around every step.
         paths: Sampler, rule and regularisation in one, with its counts of what was computed.
+        space: What the sampler draws from, a part of the supernet's space; all of it when None.
         arguments: Further ones of `train.fit`.
 
     Returns:
@@ -194,4 +197,6 @@ def train(
             rule = InplaceDistill() if isinstance(sampler, Sandwich) else HardLabels()
         paths = Paths(sampler, rule, "max-only" if default else regularise)
     paths.sampler.attach(sup)
+    if space is not None:
+        paths.sampler.space = space
     return fit(sup, data, recipe, callbacks=(paths.sampler, *callbacks), passes=paths, **arguments)

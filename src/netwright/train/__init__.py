@@ -18,6 +18,7 @@ from netwright.train.losses import (
 )
 from netwright.train.mixing import cutmix, mix, mixup
 from netwright.train.normalisation import recalibrate_, recalibrated
+from netwright.train.orders import Order
 from netwright.train.passes import Batch, Pass, Passes
 from netwright.train.recipe import Recipe
 from netwright.train.runtime import Runtime, evaluating, main_output, native_bf16, resolve_device
@@ -39,6 +40,7 @@ __all__ = [
     "Labels",
     "Launcher",
     "Objective",
+    "Order",
     "Pass",
     "Passes",
     "Progress",

@@ -15,6 +15,7 @@ from netwright.train.averaging import Average
 from netwright.train.callbacks import Callback
 from netwright.train.launch import Launcher, SingleDevice, launch
 from netwright.train.losses import Distillation, Labels, Objective
+from netwright.train.orders import Order
 from netwright.train.passes import Passes
 from netwright.train.recipe import Recipe
 from netwright.train.runtime import resolve_device
@@ -44,6 +45,7 @@ def fit(
     optimizer: Mapping[str, Any] | None = None,
     average: Average | None = None,
     passes: Passes | None = None,
+    order: Order | None = None,
 ) -> Fitted:
     """Train a copy of a network; masks that it has (see `netwright.pruning.MaskState`) are held.
 
@@ -72,6 +74,7 @@ def fit(
         optimizer: State of the optimiser to begin with, as its ``state_dict`` gave it; fresh where None.
         average: The moving average to go on with, where the recipe asks for one; it is copied.
         passes: What runs forward and backward in each step, in place of one pass with the objective.
+        order: Chooses the examples of every epoch, in place of a shuffle of all; on one device.
 
     Returns:
         The trained network and what happened.
@@ -99,6 +102,7 @@ def fit(
         optimizer=optimizer,
         average=average,
         passes=passes,
+        order=order,
     )
     if len(data.train) < 2:
         raise DataError(f"training needs at least 2 examples, the training split has {len(data.train)}")
@@ -108,6 +112,8 @@ def fit(
         raise UsageError(f"a training that begins at step {start} cannot stop at {stop}", "give a later step")
     if devices < 1:
         raise UsageError(f"devices={devices} is not a number of devices", "give 1 or more")
+    if order is not None and devices > 1:
+        raise UsageError("an order of one's own goes with one device", "leave devices= or order= out")
     if devices == 1:
         return _work(SingleDevice(resolve_device(device)), job, progress)
     fitted, states = launch(_work_away, job, devices, device, progress)

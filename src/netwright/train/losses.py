@@ -24,6 +24,7 @@ class Step:
         other: Labels of the examples mixed in, or None.
         share: Weight of `targets` against `other`, in 0..1.
         teacher: The teacher's logits in fp32, or None.
+        weights: What the losses of the examples are multiplied by, (B,), or None.
     """
 
     inputs: Tensor
@@ -32,19 +33,29 @@ class Step:
     other: Tensor | None = None
     share: float = 1.0
     teacher: Tensor | None = None
+    weights: Tensor | None = None
 
 
 Term = Callable[[Step], Tensor]
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> Tensor:
+def cross_entropy(
+    logits: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
     """Return the mean cross entropy.
 
     Args:
         logits: (B, K) or (B, K, ...).
         targets: Labels (B, ...) as integers, -1 to leave one out; or probabilities of the shape of `logits`.
         smoothing: Share of each target spread evenly over all classes.
+        weights: (B,) what the losses of the examples are multiplied by; None is 1. The mean is over all
+            examples, those without a label too.
     """
+    if weights is not None:
+        losses = F.cross_entropy(
+            logits, targets, ignore_index=UNLABELLED, label_smoothing=smoothing, reduction="none"
+        )
+        return (losses.flatten(1).mean(1) if losses.dim() > 1 else losses).mul(weights).mean()
     if targets.is_floating_point():
         return F.cross_entropy(logits, targets, label_smoothing=smoothing)
     return F.cross_entropy(logits, targets, ignore_index=UNLABELLED, label_smoothing=smoothing)
@@ -74,10 +85,10 @@ class Labels:
 
     def __call__(self, step: Step) -> Tensor:
         """Return the loss of one step."""
-        loss = cross_entropy(step.logits, step.targets, smoothing=self.smoothing)
+        loss = cross_entropy(step.logits, step.targets, smoothing=self.smoothing, weights=step.weights)
         if step.other is None:
             return loss
-        other = cross_entropy(step.logits, step.other, smoothing=self.smoothing)
+        other = cross_entropy(step.logits, step.other, smoothing=self.smoothing, weights=step.weights)
         return step.share * loss + (1 - step.share) * other
 
 

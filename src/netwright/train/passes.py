@@ -21,6 +21,9 @@ class Batch:
         other: Labels of the examples mixed in, or None.
         share: Weight of `targets` against `other`.
         teacher: The teacher's logits, or None.
+        positions: (B,) of the examples in the training part, on the CPU, where an order of its own chose
+            them, or None.
+        weights: (B,) what their losses are multiplied by, or None.
     """
 
     inputs: Tensor
@@ -28,6 +31,8 @@ class Batch:
     other: Tensor | None = None
     share: float = 1.0
     teacher: Tensor | None = None
+    positions: Tensor | None = None
+    weights: Tensor | None = None
 
 
 class Pass(Protocol):

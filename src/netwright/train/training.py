@@ -21,6 +21,7 @@ from netwright.train.lars import LARS
 from netwright.train.launch import Launcher
 from netwright.train.losses import Objective, Step
 from netwright.train.mixing import mix
+from netwright.train.orders import Order
 from netwright.train.passes import Batch, Passes
 from netwright.train.recipe import Recipe
 from netwright.train.runtime import Runtime, evaluating
@@ -101,6 +102,7 @@ class Job:
     optimizer: Mapping[str, Any] | None = None
     average: Average | None = None
     passes: Passes | None = None
+    order: Order | None = None
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -235,13 +237,13 @@ class Training:
         stop = self.job.stop if self.job.stop is not None else self.recipe.epochs * self.steps
         last = min(stop - epoch * self.steps, self.steps)
         pending: list[Tensor] = []
-        for x, y in self._batches(epoch, generator):
+        for x, y, positions in self._batches(epoch, generator):
             if done < skipped:
                 done += 1
                 continue
             lr = self._set_lr(epoch * self.steps + done)
             torch.manual_seed(self._seed(epoch, done))
-            pending.append(self._step(x, y))
+            pending.append(self._step(x, y, positions))
             done += 1
             if len(pending) == LOOK_EVERY or done == last:
                 total += self._look(pending, epoch, done, lr)
@@ -253,6 +255,8 @@ class Training:
             total += self._look(pending, epoch, done, lr)
         accuracy = self._judge()
         loss = total / max(done - skipped, 1)
+        if self.job.order is not None and done == self.steps:
+            self.job.order.after_epoch(epoch, self.recipe.epochs)
         record = {"epoch": epoch + 1, "loss": loss, "accuracy": accuracy, "lr": lr}
         self.history.append({**record, "seconds": time.perf_counter() - begun})
         for callback in self.job.callbacks:
@@ -265,24 +269,39 @@ class Training:
             ((self.recipe.seed * 100_003 + epoch) * 1_009 + self.launcher.rank) * 1_000_003 + step
         ) % 2**63
 
-    def _batches(self, epoch: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the training batches of this process; a rest of one example is left out."""
-        train, limit = self.job.data.train, self.recipe.limit
+    def _batches(
+        self, epoch: int, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Yield the training batches of this process; a rest of one example is left out.
+
+        With an order of its own the positions of the examples come along.
+        """
+        train, limit, positions = self.job.data.train, self.recipe.limit, None
         if self.launcher.world > 1:
             # The order comes from a generator that all processes share, so that their shares are disjoint.
             shared = torch.Generator().manual_seed(self.recipe.seed * 100_003 + epoch)
             order = torch.randperm(len(train), generator=shared)[: limit or len(train)]
             mine = order[: len(order) // self.launcher.world * self.launcher.world]
             train, limit = train.subset(mine[self.launcher.rank :: self.launcher.world]), None
+        if self.job.order is not None:
+            positions = self.job.order.draw(epoch, len(train), generator)[:limit]
+            train = train.subset(positions)
         batches = train.batches(
-            self.batch_size, shuffle=True, generator=generator, augment=self.recipe.augment, limit=limit
+            self.batch_size,
+            shuffle=positions is None,
+            generator=generator,
+            augment=self.recipe.augment,
+            limit=limit,
         )
+        done = 0
         for x, y in batches:
+            here = None if positions is None else positions[done : done + len(x)]
+            done += len(x)
             # Batch normalisation has no variance over one example.
             if len(x) > 1 or self.batch_size == 1:
-                yield x, y
+                yield x, y, here
 
-    def _step(self, x: Tensor, y: Tensor) -> Tensor:
+    def _step(self, x: Tensor, y: Tensor, positions: Tensor | None = None) -> Tensor:
         """Take one optimiser step; returns the loss, detached, without waiting for the device."""
         recipe, runtime = self.recipe, self.runtime
         generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
@@ -295,7 +314,11 @@ class Training:
         if self.teacher is not None:
             with torch.no_grad():
                 teacher = runtime.forward(self.teacher, x)
-        batch = Batch(x, y, other, share, teacher)
+        weights = None
+        if self.job.order is not None and positions is not None:
+            weights = self.job.order.weights(positions)
+            weights = None if weights is None else weights.to(runtime.device, non_blocking=True)
+        batch = Batch(x, y, other, share, teacher, positions, weights)
         self.optimizer.zero_grad(set_to_none=True)
         if self.job.passes is None:
             _, loss = self._pass(batch)
@@ -318,9 +341,13 @@ class Training:
     ) -> tuple[Step, Tensor]:
         """One forward and backward pass of a batch; gradients are added to those that are there."""
         answer = self.runtime.forward(self.forward_model, batch.inputs)
-        step = Step(batch.inputs, answer, batch.targets, batch.other, batch.share, batch.teacher)
+        step = Step(
+            batch.inputs, answer, batch.targets, batch.other, batch.share, batch.teacher, batch.weights
+        )
         loss = (objective or self.job.objective)(step)
         self.launcher.backward(loss if weight == 1.0 else loss * weight)
+        if self.job.order is not None and batch.positions is not None:
+            self.job.order.observe(batch.positions, answer.detach(), batch.targets)
         return step, loss.detach()
 
     def _look(self, pending: list[Tensor], epoch: int, done: int, lr: float) -> float:
@@ -408,6 +435,7 @@ class Training:
             "history": self.history,
             "seconds": self._seconds(),
             "callbacks": [callback.state_dict() for callback in self.job.callbacks],
+            "order": self.job.order.state_dict() if self.job.order is not None else None,
         }
         checkpoints.save(self.job.checkpoint, state)
 
@@ -431,4 +459,6 @@ class Training:
         self.state.step = max(state["epoch"] * self.steps, self.job.start)
         for callback, saved in zip(self.job.callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(saved)
+        if self.job.order is not None and state.get("order") is not None:
+            self.job.order.load_state_dict(state["order"])
         return state["epoch"]

@@ -1,0 +1,259 @@
+"""PA&DA on exhaustive tables: rankings, gradient variance and time at equal forward and backward passes."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from netwright.data import ImportanceSampler, Splits
+from netwright.models.zoo.conv_macro import MACRO_SPACES, conv_macro
+from netwright.nas import TabularBench
+from netwright.nas.ranking import LEAST_CEILING
+from netwright.papers.few_shot_nas_gm_small import RECIPE as CELLS
+from netwright.papers.few_shot_nas_gm_small import taus
+from netwright.papers.plot import Panel, figure
+from netwright.papers.run import Run, one_thread
+from netwright.papers.sparse_parts import mean_deviation, paired
+from netwright.papers.supernet_cells import Judge, Ranked, cell_supernet, few_data, for_fit, tau_table
+from netwright.supernets import Elastic, ImportancePath, Paths, elastic, gradient_variance, train
+from netwright.supernets.samplers import FairCycle, Sampler, Uniform
+from netwright.supernets.training import HardLabels
+from netwright.train import Callback, State
+
+SPOS, PATHS, DATA, BOTH, FAIR = "SPOS", "PA", "DA", "PA&DA", "FairNAS"
+#: Epochs of one path a step; FairNAS takes as many paths a step as there are values, and fewer epochs.
+EPOCHS = 20
+#: Steps that a variance is measured on, each time.
+DRAWS = 24
+RECIPE = dataclasses.replace(CELLS, epochs=EPOCHS)
+_NETWORKS = 30
+
+
+@dataclasses.dataclass
+class Arm(Ranked):
+    """What the supernets of one arm made.
+
+    Attributes:
+        weighted: Gradient variance at every look of every seed, importance weighted.
+        plain: Likewise of the steps as they are trained.
+        some: Mean inherited accuracy of the fixed networks, a seed.
+    """
+
+    weighted: list[list[float]] = dataclasses.field(default_factory=list)
+    plain: list[list[float]] = dataclasses.field(default_factory=list)
+    some: list[float] = dataclasses.field(default_factory=list)
+
+
+class Looks(Callback):
+    """Measures the gradient variance after some epochs.
+
+    Args:
+        sampler: Of the paths.
+        order: Of the examples, or None.
+        data: Splits.
+        epochs: After which, from 1.
+        n: Steps of each measurement.
+    """
+
+    def __init__(
+        self, sampler: Sampler, order: ImportanceSampler | None, data: Splits, epochs: Sequence[int], n: int
+    ) -> None:
+        self.sampler, self.order, self.data, self.epochs, self.n = sampler, order, data, set(epochs), n
+        self.weighted: list[float] = []
+        self.plain: list[float] = []
+
+    def after_epoch(self, state: State, record: Mapping[str, Any]) -> None:
+        """Measure where it is time, with the probabilities of the next epoch."""
+        if record["epoch"] not in self.epochs:
+            return
+        assert isinstance(state.model, Elastic)
+        same: dict[str, Any] = {"order": self.order, "batch_size": RECIPE.batch_size, "n": self.n}
+        common = state.model, self.sampler, self.data.train
+        self.weighted.append(gradient_variance(*common, **same).variance)
+        shifts = self.order is not None or isinstance(self.sampler, ImportancePath)
+        plain = gradient_variance(*common, weighted=False, **same).variance if shifts else self.weighted[-1]
+        self.plain.append(plain)
+
+
+def measure(run: Run) -> None:
+    """The headline: five arms on the table of cells."""
+    bench = TabularBench.load("cell-64")
+    with one_thread():
+        data = few_data(run)
+        arms = _arms(run, bench, data, cell_supernet, run.seeds(5), looks=True)
+        ratio, spread = _overhead(run, for_fit(data))
+    tau_table(run, "Kendall's tau with the stand-alone accuracy, cell-64", arms, bench, SPOS, _NOTE)
+    _variances(run, arms)
+    run.plot(figure("PA&DA", [taus(arms), _panel(arms)], columns=2, width=520, height=320))
+    run.measure("time of PA&DA by SPOS, same paths and examples", ratio, spread)
+    weighted = [_ratio(a, b) for a, b in zip(arms[BOTH].weighted, arms[SPOS].weighted, strict=True)]
+    plain = [_ratio(a, b) for a, b in zip(arms[BOTH].plain, arms[SPOS].plain, strict=True)]
+    one = [1.0] * len(plain)
+    for name, ratios in (("importance weighted", weighted), ("steps as trained", plain)):
+        above, half = paired(ratios, one)
+        run.measure(f"gradient variance of PA&DA by SPOS, {name}", 1 + above, half)
+    some, half = paired(arms[BOTH].some, arms[SPOS].some)
+    run.measure("inherited accuracy of 30 networks, PA&DA above SPOS, points", 100 * some, 100 * half)
+    if bench.ceiling < LEAST_CEILING:
+        run.no_verdict(f"the table ranks itself with tau {bench.ceiling:.2f} only")
+        return
+    run.measure("tau of PA&DA above SPOS", *paired(arms[BOTH].taus, arms[SPOS].taus))
+    run.measure("tau of PA&DA above FairNAS", *paired(arms[BOTH].taus, arms[FAIR].taus))
+    best, half = paired(arms[BOTH].best, arms[SPOS].best)
+    name = "stand-alone accuracy of the chosen network, PA&DA above SPOS, points"
+    run.measure(name, 100 * best, 100 * half)
+
+
+_NOTE = (
+    "All arms make the same number of forward and backward passes; FairNAS takes one step for as many of "
+    "them as a dim has values."
+)
+
+
+def measure_widths(run: Run) -> None:
+    """A further space: the widths of `macro-81`, with SPOS, FairNAS and PA&DA."""
+    bench = TabularBench.load("macro-81")
+    with one_thread():
+        data = few_data(run)
+        arms = _arms(run, bench, data, width_supernet, run.seeds(3), names=(SPOS, BOTH, FAIR))
+    tau_table(run, "Kendall's tau with the stand-alone accuracy, macro-81", arms, bench, SPOS, _NOTE)
+    run.plot(figure("PA&DA on widths", [taus(arms, "Kendall's tau, macro-81")], width=520, height=320))
+    if bench.ceiling < LEAST_CEILING:
+        run.no_verdict(f"the table ranks itself with tau {bench.ceiling:.2f} only")
+        return
+    for other in (SPOS, FAIR):
+        run.measure(f"macro-81: tau of PA&DA above {other}", *paired(arms[BOTH].taus, arms[other].taus))
+
+
+def width_supernet(seed: int) -> Elastic:
+    """The widest network of `macro-81` with its widths to choose.
+
+    Args:
+        seed: Of the weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = conv_macro(in_channels=1)
+    widths = {f"layers.{k}.0": list(values) for k, values in enumerate(MACRO_SPACES["macro-81"].widths)}
+    return elastic(net, torch.zeros(2, 1, 14, 14), width=widths)
+
+
+def _samplers(name: str, seed: int, data: Splits) -> tuple[Sampler, ImportanceSampler | None]:
+    sampler: Sampler = Uniform(seed)
+    if name in (PATHS, BOTH):
+        sampler = ImportancePath(seed)
+    if name == FAIR:
+        sampler = FairCycle(seed)
+    return sampler, ImportanceSampler(data.train) if name in (DATA, BOTH) else None
+
+
+def _arms(
+    run: Run,
+    bench: TabularBench,
+    data: Splits,
+    make: Callable[[int], Elastic],
+    seeds: Sequence[int],
+    *,
+    names: Sequence[str] = (SPOS, PATHS, DATA, BOTH, FAIR),
+    looks: bool = False,
+) -> dict[str, Arm]:
+    epochs = 4 if run.quick else EPOCHS
+    run.settings[bench.name] = {
+        "recipe": dataclasses.asdict(RECIPE),
+        "data": f"Fashion-MNIST at 14x14, {len(data.train):,} to train, {len(data.val):,} to rank by",
+    }
+    judge, few = Judge(data.val), for_fit(data)
+    arms = {name: Arm() for name in names}
+    numbers = np.random.default_rng(0).permutation(len(bench))[:_NETWORKS]
+    for seed in seeds:
+        for name, arm in arms.items():
+            sup = make(seed)
+            paths_a_step = max(len(list(d.each())) for d in sup.space.free) if name == FAIR else 1
+            recipe = dataclasses.replace(RECIPE, epochs=max(epochs // paths_a_step, 1), seed=seed)
+            sampler, order = _samplers(name, seed, few)
+            at = sorted({max(round(recipe.epochs * share), 1) for share in (1 / 3, 2 / 3, 1)})
+            looking = Looks(sampler, order, few, at, 3 if run.quick else DRAWS)
+            paths = Paths(sampler, HardLabels())
+            callbacks = (looking,) if looks else ()
+            fitted = train(sup, few, recipe, paths=paths, order=order, callbacks=callbacks, device="cpu")
+            assert isinstance(fitted.model, Elastic)
+            if any(
+                isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+                for m in sup.modules()
+            ):
+                _calibrate(fitted.model, bench, few)
+            accuracies = judge.accuracies(fitted.model, bench.choices)
+            arm.add(bench, accuracies, paths.macs)
+            arm.weighted.append(looking.weighted)
+            arm.plain.append(looking.plain)
+            arm.some.append(float(np.mean([accuracies[i] for i in numbers])))
+        told = ", ".join(f"{name} {arm.taus[-1]:.3f}" for name, arm in arms.items())
+        run.log(f"{bench.name}, seed {seed}: {told}")
+    return arms
+
+
+def _calibrate(sup: Elastic, bench: TabularBench, data: Splits) -> None:
+    """Measure the batch-norm statistics of every network on 1,000 training examples."""
+    batches = [x for x, _ in data.train.head(1_000).batches(250)]
+    for choice in bench.choices:
+        sup.calibrate(batches, choice)
+
+
+def _overhead(run: Run, data: Splits) -> tuple[float, float]:
+    """CPU time of PA&DA's bookkeeping by that of SPOS on the same paths and examples, and its spread."""
+    recipe = dataclasses.replace(RECIPE, epochs=1 if run.quick else 2)
+    best: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(1 if run.quick else 4):
+        for important in (False, True):
+            sup = cell_supernet(0)
+            sampler = ImportancePath(0, schedule="none") if important else Uniform(0)
+            order = ImportanceSampler(data.train, schedule="none") if important else None
+            begun = time.process_time()
+            train(sup, data, recipe, sampler=sampler, order=order, device="cpu")
+            best[important].append(time.process_time() - begun)
+    ratios = [a / b for a, b in zip(best[True], best[False], strict=True)]
+    run.tried(f"time of PA&DA by SPOS, turn by turn: {', '.join(f'{r:.3f}' for r in ratios)}")
+    return min(best[True]) / min(best[False]), 0.0
+
+
+def _ratio(one: Sequence[float], other: Sequence[float]) -> float:
+    """Mean over the looks of a ratio."""
+    return float(np.mean([a / b for a, b in zip(one, other, strict=True)]))
+
+
+def _variances(run: Run, arms: Mapping[str, Arm]) -> None:
+    """Table of the variances by those of SPOS, look by look."""
+    rows = []
+    for name, arm in arms.items():
+        for title, of, base in (
+            ("importance weighted", arm.weighted, arms[SPOS].weighted),
+            ("as trained", arm.plain, arms[SPOS].plain),
+        ):
+            looks = np.array(
+                [[a / b for a, b in zip(x, y, strict=False)] for x, y in zip(of, base, strict=True)]
+            )
+            cells = [*looks.mean(0).tolist(), None, None, None][:3]
+            rows.append((name, title, *cells, float(looks.mean())))
+    run.table(
+        "Gradient variance by that of SPOS",
+        ("arm", "estimate", "after a third", "after two thirds", "in the end", "mean"),
+        rows,
+        f"Of all parameters, {DRAWS} steps a look, with the probabilities that the next epoch would have. "
+        "Importance weighted: gradients are divided by how much likelier their path and examples are, so "
+        "that all arms estimate the same gradient; as trained: they are not, as in the authors' code. "
+        "FairNAS adds up the paths of a step.",
+    )
+
+
+def _panel(arms: Mapping[str, Arm]) -> Panel:
+    panel = Panel("Gradient variance as trained, by SPOS", "ratio", limit=1.0)
+    for name, arm in arms.items():
+        ratios = [_ratio(a, b) for a, b in zip(arm.plain, arms[SPOS].plain, strict=True) if len(a) == len(b)]
+        if ratios:
+            panel.bar(name, *mean_deviation(ratios))
+    return panel
