@@ -15,7 +15,7 @@ from netwright.errors import NetwrightError, from_os_error
 _CLICK_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 #: One module per family of commands; each has `register(app)`.
-COMMANDS = ("shape", "structure", "pruning", "listing", "measure", "data", "papers")
+COMMANDS = ("shape", "structure", "pruning", "elastic", "listing", "measure", "data", "papers", "bench")
 
 
 def build() -> typer.Typer:

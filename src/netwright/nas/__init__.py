@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from netwright.nas import ranking, strategies
+from netwright.nas.bench import BenchEntry, TabularBench, benches
 from netwright.nas.choice import Choice
 from netwright.nas.conditions import Condition, all_of, any_of, at_least, equals
 from netwright.nas.constrained import ConstrainedSpace
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "STRATEGIES",
     "Additive",
+    "BenchEntry",
     "Categorical",
     "Choice",
     "Condition",
@@ -41,11 +43,13 @@ __all__ = [
     "Strategy",
     "StrategySampler",
     "Subset",
+    "TabularBench",
     "Tied",
     "Trial",
     "all_of",
     "any_of",
     "at_least",
+    "benches",
     "equals",
     "noise_ceiling",
     "ranking",
