@@ -58,7 +58,8 @@ class Differentiable(Strategy):
         method: Of `GradientAlpha`.
         seed: Of everything.
         share: Of the training split that the weights learn from; the architecture parameters have the rest.
-        evaluations: Random sub-networks that are judged under "spos".
+        evaluations: Random sub-networks that are judged under "spos", on the second part.
+        judged: Most examples that they are judged on; all where None.
         options: Others of `GradientAlpha`.
 
     Raises:
@@ -72,12 +73,13 @@ class Differentiable(Strategy):
         seed: int = 0,
         share: float = 0.5,
         evaluations: int = 100,
+        judged: int | None = None,
         **options: Any,
     ) -> None:
         if not 0 < share < 1:
             raise UsageError(f"share={share} leaves weights or parameters no examples", "give 0 < share < 1")
         self.sampler = GradientAlpha(method, seed, **options)
-        self.seed, self.share, self.evaluations = seed, share, evaluations
+        self.seed, self.share, self.evaluations, self.judged = seed, share, evaluations, judged
         self.derived: Derived | None = None
 
     def train(self, sup: Elastic, data: Splits, recipe: Recipe | None = None, **arguments: Any) -> Derived:
@@ -97,6 +99,7 @@ class Differentiable(Strategy):
         if self.sampler.learns:
             choice = self.sampler.favoured()
         else:
+            second = second if self.judged is None else second.head(self.judged)
             judge = Accuracy(second, first.head(CALIBRATION), device=str(next(trained.parameters()).device))
             family = search(trained, [judge], trials=self.evaluations, seed=self.seed)
             choice = family.found.best.candidate
