@@ -40,8 +40,9 @@ class Member:
 
     Args:
         record: The trial.
-        reasons: Why it stays although others beat it plainly (of `REASONS`);
-            empty for a trial of the plain front.
+        reasons: Why it stays although others beat it plainly (of `REASONS`):
+            what holds against all of them, or where nothing does, against some; empty for a trial of the
+            plain front.
         like: The cheapest trial that stays, is cheaper, and cannot be told less accurate; None if there is
             none.
     """
@@ -92,16 +93,17 @@ def worth_having(
     done.sort(key=lambda pair: (pair[1].cost, pair[1].error, pair[0].slot))
     stay: list[tuple[Record, Outcome, tuple[str, ...]]] = []
     for record, outcome in done:
-        reasons: set[str] = set()
-        beaten = False
+        some: set[str] = set()
+        every, beaten = set(REASONS), False
         for other, its, _ in stay:
             if its.error > outcome.error:
                 continue
             speaks = noise.reasons(record, outcome, other, its)
             beaten = beaten or not speaks
-            reasons |= speaks
+            some, every = some | speaks, every & speaks
         if not beaten:
-            stay.append((record, outcome, tuple(r for r in REASONS if r in reasons)))
+            told = some & every or some
+            stay.append((record, outcome, tuple(r for r in REASONS if r in told)))
     return [
         Member(record, reasons, noise.like(record, [r for r, o, _ in stay[:i] if o.cost < outcome.cost]))
         for i, (record, outcome, reasons) in enumerate(stay)
