@@ -70,7 +70,7 @@ def supernet(seed: int) -> Elastic:
     return elastic(model, torch.zeros(1, 1, 14, 14), width=list(WIDTHS))
 
 
-def setting(run: Run, make: Callable[[int], Elastic] = supernet, epochs: int = 10) -> Setting:
+def setting(run: Run, make: Callable[[int], Elastic] = supernet, epochs: int = 8) -> Setting:
     """Fashion-MNIST at 14x14."""
     train_count, probes, val, _ = (128, 32, 64, 64) if run.quick else SIZES
     splits = load("fashion-mnist", image_size=14)

@@ -22,6 +22,7 @@ from netwright.papers.tanglenas_small import (
     Watch,
     searches,
     setting,
+    table,
 )
 from netwright.supernets import Accuracy, Elastic, GradientAlpha
 from netwright.train import GradientNorms, State
@@ -85,13 +86,14 @@ def measure(run: Run) -> None:
     with one_thread():
         results = searches(run, given, run.seeds(), list(METHODS), watch)
         _anytime(run, curves)
-        _properties(run, given, results, curves)
+        _properties(run, results, curves)
         wide = setting(run, share=0.8)
         other = searches(run, wide, run.seeds(), [DRNAS, SPOS])
-    if given.truth is None:
+    truth = table()
+    if truth is None:
         return
     name = "regret: DrNAS above SPOS with random search, weights learn from 80 %"
-    run.measure(name, *paired(other.regrets(DRNAS, given.truth), other.regrets(SPOS, given.truth)))
+    run.measure(name, *paired(other.regrets(DRNAS, truth), other.regrets(SPOS, truth)))
 
 
 def area(points: Sequence[tuple[float, float]], until: float) -> float:
@@ -130,14 +132,15 @@ def _anytime(run: Run, curves: Mapping[str, Sequence[Curve]]) -> None:
     run.plot(figure("TangleNAS: any-time accuracy", [panel], columns=1, width=640, height=340))
 
 
-def _properties(run: Run, given: Setting, results: Results, curves: Mapping[str, Sequence[Curve]]) -> None:
+def _properties(run: Run, results: Results, curves: Mapping[str, Sequence[Curve]]) -> None:
     """What is inherited of what training alone reaches, and how unlike the layers' gradients are."""
     rows: list[tuple[Cell, ...]] = []
+    truth = table()
     for name, found in curves.items():
         inherited = statistics.fmean(c.points[-1][1] for c in found)
         alone = None
-        if given.truth is not None:
-            alone = statistics.fmean(given.truth[c].accuracy for c in results.choices[name])
+        if truth is not None:
+            alone = statistics.fmean(truth[c].accuracy for c in results.choices[name])
         spreads = []
         for curve in found:
             means = [statistics.fmean(v) for n, v in curve.norms.norms.items() if "layers." in n]
