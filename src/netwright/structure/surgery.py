@@ -267,6 +267,12 @@ def _check_coupled(axis: Axis, keep: Tensor) -> None:
 
 
 def attention_touched(model: nn.Module, kept: Kept) -> list[str]:
+    """Paths of the plain `nn.MultiheadAttention` modules whose parameters shrink.
+
+    Args:
+        model: The network.
+        kept: As in `Shrunk`.
+    """
     paths = {name.rpartition(".")[0] for name in kept}
     return [
         name

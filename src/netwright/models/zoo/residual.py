@@ -1,4 +1,4 @@
-"""A residual network with kernels of any size, in which every block but a stage's first step can be skipped."""
+"""A residual network with kernels of any size, of which every block but a stage's first can be skipped."""
 
 from __future__ import annotations
 
