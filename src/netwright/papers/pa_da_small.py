@@ -12,8 +12,9 @@ import torch
 
 from netwright.data import ImportanceSampler, Splits
 from netwright.models.zoo.conv_macro import MACRO_SPACES, conv_macro
-from netwright.nas import TabularBench
+from netwright.nas import Choice, TabularBench
 from netwright.nas.ranking import LEAST_CEILING
+from netwright.papers import benches
 from netwright.papers.few_shot_nas_gm_small import RECIPE as CELLS
 from netwright.papers.few_shot_nas_gm_small import taus
 from netwright.papers.plot import Panel, figure
@@ -27,9 +28,9 @@ from netwright.train import Callback, State
 
 SPOS, PATHS, DATA, BOTH, FAIR = "SPOS", "PA", "DA", "PA&DA", "FairNAS"
 #: Epochs of one path a step; FairNAS takes as many paths a step as there are values, and fewer epochs.
-EPOCHS = 20
+EPOCHS = 12
 #: Steps that a variance is measured on, each time.
-DRAWS = 24
+DRAWS = 12
 RECIPE = dataclasses.replace(CELLS, epochs=EPOCHS)
 _NETWORKS = 30
 
@@ -82,11 +83,11 @@ class Looks(Callback):
 
 def measure(run: Run) -> None:
     """The headline: five arms on the table of cells."""
-    bench = TabularBench.load("cell-64")
     with one_thread():
         data = few_data(run)
-        arms = _arms(run, bench, data, cell_supernet, run.seeds(5), looks=True)
+        arms = _arms(run, "cell-64", data, cell_supernet, run.seeds(5), looks=True)
         ratio, spread = _overhead(run, for_fit(data))
+    bench = judged(arms, "cell-64")
     tau_table(run, "Kendall's tau with the stand-alone accuracy, cell-64", arms, bench, SPOS, _NOTE)
     _variances(run, arms)
     run.plot(figure("PA&DA", [taus(arms), _panel(arms)], columns=2, width=520, height=320))
@@ -117,10 +118,10 @@ _NOTE = (
 
 def measure_widths(run: Run) -> None:
     """A further space: the widths of `macro-81`, with SPOS, FairNAS and PA&DA."""
-    bench = TabularBench.load("macro-81")
     with one_thread():
         data = few_data(run)
-        arms = _arms(run, bench, data, width_supernet, run.seeds(3), names=(SPOS, BOTH, FAIR))
+        arms = _arms(run, "macro-81", data, width_supernet, run.seeds(3), names=(SPOS, BOTH, FAIR))
+    bench = judged(arms, "macro-81")
     tau_table(run, "Kendall's tau with the stand-alone accuracy, macro-81", arms, bench, SPOS, _NOTE)
     run.plot(figure("PA&DA on widths", [taus(arms, "Kendall's tau, macro-81")], width=520, height=320))
     if bench.ceiling < LEAST_CEILING:
@@ -154,7 +155,7 @@ def _samplers(name: str, seed: int, data: Splits) -> tuple[Sampler, ImportanceSa
 
 def _arms(
     run: Run,
-    bench: TabularBench,
+    name: str,
     data: Splits,
     make: Callable[[int], Elastic],
     seeds: Sequence[int],
@@ -162,20 +163,20 @@ def _arms(
     names: Sequence[str] = (SPOS, PATHS, DATA, BOTH, FAIR),
     looks: bool = False,
 ) -> dict[str, Arm]:
-    epochs = 4 if run.quick else EPOCHS
-    run.settings[bench.name] = {
+    epochs, choices = 4 if run.quick else EPOCHS, list(benches.find(name).space.enumerate())
+    run.settings[name] = {
         "recipe": dataclasses.asdict(RECIPE),
         "data": f"Fashion-MNIST at 14x14, {len(data.train):,} to train, {len(data.val):,} to rank by",
     }
     judge, few = Judge(data.val), for_fit(data)
-    arms = {name: Arm() for name in names}
-    numbers = np.random.default_rng(0).permutation(len(bench))[:_NETWORKS]
+    arms = {kind: Arm() for kind in names}
+    numbers = np.random.default_rng(0).permutation(len(choices))[:_NETWORKS]
     for seed in seeds:
-        for name, arm in arms.items():
+        for kind, arm in arms.items():
             sup = make(seed)
-            paths_a_step = max(len(list(d.each())) for d in sup.space.free) if name == FAIR else 1
+            paths_a_step = max(len(list(d.each())) for d in sup.space.free) if kind == FAIR else 1
             recipe = dataclasses.replace(RECIPE, epochs=max(epochs // paths_a_step, 1), seed=seed)
-            sampler, order = _samplers(name, seed, few)
+            sampler, order = _samplers(kind, seed, few)
             at = sorted({max(round(recipe.epochs * share), 1) for share in (1 / 3, 2 / 3, 1)})
             looking = Looks(sampler, order, few, at, 3 if run.quick else DRAWS)
             paths = Paths(sampler, HardLabels())
@@ -186,21 +187,37 @@ def _arms(
                 isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m.track_running_stats
                 for m in sup.modules()
             ):
-                _calibrate(fitted.model, bench, few)
-            accuracies = judge.accuracies(fitted.model, bench.choices)
-            arm.add(bench, accuracies, paths.macs)
+                _calibrate(fitted.model, choices, few)
+            accuracies = judge.accuracies(fitted.model, choices)
+            arm.add(accuracies, paths.macs)
             arm.weighted.append(looking.weighted)
             arm.plain.append(looking.plain)
             arm.some.append(float(np.mean([accuracies[i] for i in numbers])))
-        told = ", ".join(f"{name} {arm.taus[-1]:.3f}" for name, arm in arms.items())
-        run.log(f"{bench.name}, seed {seed}: {told}")
+        told = ", ".join(f"{kind} {100 * arm.inherited[-1]:.1f}" for kind, arm in arms.items())
+        run.log(f"{name}, seed {seed}, mean inherited accuracy: {told}")
     return arms
 
 
-def _calibrate(sup: Elastic, bench: TabularBench, data: Splits) -> None:
+def judged(arms: Mapping[str, Arm], name: str) -> TabularBench:
+    """Compare the supernets of all arms with a table.
+
+    Args:
+        arms: Name -> what they made.
+        name: Of the table.
+
+    Returns:
+        The table.
+    """
+    bench, choices = TabularBench.load(name), list(benches.find(name).space.enumerate())
+    for arm in arms.values():
+        arm.judge(bench, choices)
+    return bench
+
+
+def _calibrate(sup: Elastic, choices: Sequence[Choice], data: Splits) -> None:
     """Measure the batch-norm statistics of every network on 1,000 training examples."""
     batches = [x for x, _ in data.train.head(1_000).batches(250)]
-    for choice in bench.choices:
+    for choice in choices:
         sup.calibrate(batches, choice)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -58,7 +59,7 @@ def _channels(cell: Cell) -> int:
 
 def few_data(run: Run) -> Splits:
     """The data of the tables; a few examples in a quick run."""
-    return bench_data(200, 250, 250) if run.quick else bench_data(5_000, 1_000, 5_000)
+    return bench_data(200, 250, 250) if run.quick else bench_data(5_000, 750, 5_000)
 
 
 def for_fit(data: Splits) -> Splits:
@@ -112,30 +113,44 @@ class Ranked:
     """What the supernets of one arm made, a value a seed.
 
     Attributes:
-        taus: Kendall's tau with the table.
-        best: Mean test accuracy, by the table, of the network with the greatest inherited accuracy.
-        inherited: Mean inherited accuracy of all networks.
+        accuracies: Inherited ones, of every network.
         macs: Multiply-accumulates of the forward passes of the training.
+        taus: Kendall's tau with a table.
+        best: Mean test accuracy, by the table, of the network with the greatest inherited accuracy.
     """
 
+    accuracies: list[list[float]] = dataclasses.field(default_factory=list)
+    macs: list[float] = dataclasses.field(default_factory=list)
     taus: list[float] = dataclasses.field(default_factory=list)
     best: list[float] = dataclasses.field(default_factory=list)
-    inherited: list[float] = dataclasses.field(default_factory=list)
-    macs: list[float] = dataclasses.field(default_factory=list)
 
-    def add(self, bench: TabularBench, accuracies: Sequence[float], macs: float) -> None:
+    def add(self, accuracies: Sequence[float], macs: float) -> None:
         """Take note of one supernet.
 
         Args:
-            bench: The table.
-            accuracies: Inherited ones, of its networks.
+            accuracies: Inherited ones, of all networks in one order.
             macs: Of the training.
         """
-        tau = ranking.kendall(accuracies, bench.truth)
-        self.taus.append(0.0 if tau != tau else tau)
-        self.best.append(float(bench.truth[max(range(len(accuracies)), key=accuracies.__getitem__)]))
-        self.inherited.append(sum(accuracies) / len(accuracies))
+        self.accuracies.append(list(accuracies))
         self.macs.append(macs)
+
+    @property
+    def inherited(self) -> list[float]:
+        """Mean inherited accuracy of all networks."""
+        return [sum(values) / len(values) for values in self.accuracies]
+
+    def judge(self, bench: TabularBench, choices: Sequence[Choice]) -> None:
+        """Compare every supernet with a table.
+
+        Args:
+            bench: The table.
+            choices: The networks, in the order of the accuracies.
+        """
+        truth = [bench[choice].accuracy for choice in choices]
+        for values in self.accuracies:
+            tau = ranking.kendall(values, truth)
+            self.taus.append(0.0 if math.isnan(tau) else tau)
+            self.best.append(truth[max(range(len(values)), key=values.__getitem__)])
 
 
 def tau_table(
