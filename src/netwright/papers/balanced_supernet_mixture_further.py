@@ -11,6 +11,7 @@ from netwright.data import Splits, load
 from netwright.models.zoo.pooled_resnet import pooled_resnet
 from netwright.nas import Choice, SearchSpace, Subset
 from netwright.nas.bench import BenchEntry, TabularBench
+from netwright.papers import balanced_supernet_mixture_published as published
 from netwright.papers.balanced_supernet_mixture_small import (
     EPOCHS,
     SEEDS,
@@ -64,6 +65,7 @@ def measure(run: Run) -> None:
         "4, 4 times the steps": four,
     }
     report(run, setting, arms)
+    published.report(run)
     _colour(run)
 
 
