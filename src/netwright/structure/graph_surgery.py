@@ -63,6 +63,7 @@ class _Seen:
         partition: Its classes.
         count: Number of classes, those that the graph adds included.
         heads: As in `trace`.
+        leading: As in `trace`.
         times: (count,) how often each class is there after the surgery.
         order: As in `Change`.
         shapes: Shape of every tensor after the surgery.
@@ -75,6 +76,7 @@ class _Seen:
     partition: Partition
     count: int
     heads: str
+    leading: bool
     times: Tensor
     order: Order | None
     shapes: list[tuple[int, ...]]
@@ -210,6 +212,7 @@ def _see(recording: Recording, net: Structure, times: Tensor, order: Order | Non
         partition,
         labels.units,
         net.heads,
+        net.leading,
         all_times,
         ours,
         shapes,

@@ -395,7 +395,7 @@ class Walk:
 def _live(layer: Tensor) -> bool:
     """Whether any unit of a layer is not frozen."""
     array = layer.numpy()
-    return bool(array.item(0) != 0 or array.any())  # most tell by their first
+    return bool(array.size and (array.item(0) != 0 or array.any()))  # most tell by their first
 
 
 def _laid(units: Tensor, shape: tuple[int, ...], dim: int) -> Tensor:
