@@ -92,6 +92,17 @@ def test_widths_of_stages_are_independent(made: tuple[supernets.Elastic, Tensor]
                 assert (sup.cost(choice).macs, sup.cost(choice).params) == (dense.macs, dense.params)
 
 
+def test_heads_are_taken_of_queries_keys_and_values_each(made: tuple[supernets.Elastic, Tensor]) -> None:
+    """Two of four heads of width 4 are rows 0 to 7 of each third of the fused matrix, not its first 24."""
+    sup, _ = made
+    small = sup.extract({"width:blocks.0.attn.qkv": 2}).blocks[0].attn
+    fused, bias = sup.network.blocks[0].attn.qkv.weight, sup.network.blocks[0].attn.qkv.bias
+    rows = [16 * part + row for part in range(3) for row in range(8)]
+    assert torch.equal(small.qkv.weight, fused[rows])
+    assert torch.equal(small.qkv.bias, bias[rows])
+    assert torch.equal(small.proj.weight, sup.network.blocks[0].attn.proj.weight[:, :8])
+
+
 def test_a_shortcut_is_filled_up_with_zeros(made: tuple[supernets.Elastic, Tensor]) -> None:
     """By hand, from the full network's own weights: leading features have a shortcut, the others none."""
     sup, _ = made

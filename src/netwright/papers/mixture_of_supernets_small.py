@@ -116,7 +116,7 @@ class Setting:
 
 def text(quick: bool) -> Splits:
     """The manual of Python; 400 pieces of what is held out are tested on."""
-    data = characters(CONTEXT, limit=30_000 if quick else 400_000)
+    data = characters(CONTEXT, limit=30_000 if quick else 300_000)
     return dataclasses.replace(data, val=data.val.head(400), test=data.test.head(400))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from statistics import fmean, median
@@ -54,15 +55,19 @@ def single_stage(macs: int, depth: int = 6) -> list[VitStage]:
         depth: Blocks.
     """
 
-    def cost(width: int) -> int:
+    def stage(width: int, hidden: int) -> list[VitStage]:
+        return [VitStage.equal(width, 4, width // 4, hidden, depth)]
+
+    def cost(width: int, hidden: int) -> int:
         with torch.device("meta"):
-            net = vit_res(stage(width), **OPTIONS)
+            net = vit_res(stage(width, hidden), **OPTIONS)
         return trace(net, torch.zeros(1, 1, 16, 16, device="meta")).dense.macs
 
-    def stage(width: int) -> list[VitStage]:
-        return [VitStage.equal(width, 4, width // 4, 4 * width, depth)]
-
-    return stage(min(range(8, 65, 4), key=lambda width: abs(cost(width) - macs)))
+    # The widest with perceptrons of twice its width, which then take what is left; costs rise evenly.
+    fitting = itertools.takewhile(lambda w: cost(w, 2 * w) <= macs, range(12, 65, 4))
+    width = max(fitting, default=8)
+    least, step = cost(width, 2 * width), cost(width, 2 * width + 1) - cost(width, 2 * width)
+    return stage(width, 2 * width + max(0, (macs - least) // step))
 
 
 def _single_stage(run: Run, setting: Setting) -> None:

@@ -117,9 +117,9 @@ class Setting:
 
 
 def pictures(quick: bool) -> Splits:
-    """Fashion-MNIST at 16x16: 2,000 to train, 1,000 to judge by, 2,000 to test."""
+    """Fashion-MNIST at 16x16: 1,500 to train, 500 to judge by, 2,000 to test."""
     data = load("fashion-mnist", image_size=IMAGE)
-    train, val, test = (128, 100, 100) if quick else (2_000, 1_000, 2_000)
+    train, val, test = (128, 100, 100) if quick else (1_500, 500, 2_000)
     return dataclasses.replace(
         data, train=data.train.head(train), val=data.val.head(val), test=data.test.head(test)
     )
@@ -239,7 +239,7 @@ def reductions(run: Run, setting: Setting, depth: int = 1) -> tuple[list[float],
     spikes: dict[bool, list[float]] = {True: [], False: []}
     for seed in run.seeds():
         for residual in scores:
-            found = setting.fitted(seed, stages, residual=residual)
+            found = setting.fitted(seed, stages, 4, residual=residual)
             scores[residual].append(setting.accuracy(found.model, setting.data.test))
             curve = [float(record["loss"]) for record in found.history]
             losses[residual].append(fmean(curve))
@@ -265,7 +265,7 @@ def reductions(run: Run, setting: Setting, depth: int = 1) -> tuple[list[float],
             )
             for r in (True, False)
         ],
-        "The largest network of the space, the same steps.",
+        "The largest network of the space, 4 epochs.",
     )
     return spikes[False], spikes[True]
 
@@ -274,16 +274,16 @@ def evolved(setting: Setting, sup: Elastic, seed: int) -> tuple[Choice, list[Cho
     """What evolution finds in a supernet within the budget, and random choices of the same window."""
     most = BUDGET * sup.macs(sup.blueprint.full)
     space = sup.space.constrained(sup.macs, WINDOW * most, most, order=SHRINK_ORDER)
-    sizes = (6, 3, 3, 3) if setting.quick else (40, 15, 15, 15)
+    sizes = (6, 3, 3, 3) if setting.quick else (24, 10, 12, 12)
     strategy = Evolution(*sizes, p=0.3, mix=0.5, start=lambda s, rng: s.shrunk(rng))
 
     def error(choice: Choice) -> float:
         return 1.0 - setting.accuracy(sup.set(choice), setting.data.val)
 
-    trials = 12 if setting.quick else 100
+    trials = 12 if setting.quick else 60
     found = nas.search(space, [error], strategy=strategy, trials=trials, seed=seed)
     rng = np.random.default_rng(1_000 + seed)
-    return found.best.candidate, [space.sample(rng) for _ in range(2 if setting.quick else 4)]
+    return found.best.candidate, [space.sample(rng) for _ in range(2 if setting.quick else 3)]
 
 
 def alone(setting: Setting, sup: Elastic, choice: Choice, seed: int) -> tuple[nn.Module, float]:
@@ -310,5 +310,5 @@ def evolution(run: Run, setting: Setting, supernets: Sequence[Elastic]) -> None:
         "Evolved by random, retrained from scratch",
         ("seed", "evolved, %", "median random, %", "best random, %", "evolved MACs"),
         rows,
-        "Test accuracy after 4 epochs; four random networks of the same window of multiply-accumulates.",
+        "Test accuracy after 4 epochs; three random networks of the same window of multiply-accumulates.",
     )
