@@ -162,5 +162,7 @@ def _report(found: dict[str, Any], console: Console) -> None:
     console.print(table)
     for note in found["tried"]:
         console.print(f"tried: {note}", markup=False)
+    for note in found.get("undecided", ()):
+        console.print(f"undecided: {note}", markup=False)
     reason = f"none ({found['why_no_verdict']})"
     console.print(f"Verdict: {found['verdict'] or reason}", style="bold", markup=False)

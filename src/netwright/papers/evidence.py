@@ -17,6 +17,7 @@ from netwright.errors import ArtefactError
 from netwright.papers.catalogue import LISTING
 from netwright.papers.claims import Outcome
 from netwright.papers.run import Cell, Run
+from netwright.papers.undecided import undecided
 
 _PACKAGES = (
     "netwright",
@@ -49,7 +50,7 @@ def document(run: Run, command: str) -> dict[str, Any]:
         command: The command that repeats it.
     """
     judged = run.verdict
-    return {
+    found = {
         "slug": run.paper.slug,
         "number": run.paper.number,
         "title": run.paper.title,
@@ -77,6 +78,7 @@ def document(run: Run, command: str) -> dict[str, Any]:
         "hardware": hardware(run.device),
         "command": command,
     }
+    return found | {"undecided": undecided(found)}
 
 
 def _claim(outcome: Outcome) -> dict[str, Any]:
@@ -232,7 +234,9 @@ def _section(found: Mapping[str, Any]) -> list[str]:
         lines += ["|" + "---|" * len(table["columns"])]
         lines += ["| " + " | ".join(_cell(cell_text(cell)) for cell in row) + " |" for row in table["rows"]]
         lines += ["", table["note"]] if table["note"] else []
-    lines += ["", *(f"- Tried: {note}" for note in found["tried"])] if found["tried"] else []
+    notes = [f"- Tried: {note}" for note in found["tried"]]
+    notes += [f"- Undecided: {note}" for note in undecided(found)]
+    lines += ["", *notes] if notes else []
     machine = found["hardware"]
     lines += [
         "",
