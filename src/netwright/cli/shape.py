@@ -52,6 +52,9 @@ def shape(
         help="Limit what is searched, for instance importance=magnitude,taylor (also allocation, repair, "
         "schedule).",
     ),
+    elastic: bool = typer.Option(
+        False, "--elastic", help="Train one supernet and cut the candidates out of it; none recovers alone."
+    ),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Say nothing but errors."),
     as_json: bool = typer.Option(False, "--json", help="Print the front as one JSON document."),
 ) -> None:
@@ -84,6 +87,7 @@ def shape(
         limit=limit,
         trust=trust,
         choices=_choices(choose),
+        elastic=elastic,
         progress=shaping.Reporter() if quiet else shaping.Console(),
     )
     if as_json:

@@ -32,6 +32,7 @@ class Candidate:
         schedule: ``"one-shot"`` prunes before the recovery, ``"iterative"`` half before it and half in its
             middle.
         bits: 32 for floating point, 8 for integers with static calibration.
+        choice: Instead of pruning: which sub-network of the study's supernet this is, as JSON.
     """
 
     share: float = 1.0
@@ -43,6 +44,7 @@ class Candidate:
     distill: float = 0.0
     schedule: str = "one-shot"
     bits: int = 32
+    choice: str = ""
 
     @property
     def dense(self) -> bool:
@@ -57,7 +59,8 @@ class Candidate:
     @property
     def key(self) -> str:
         """A short name for the network, the same in every run."""
-        text = json.dumps(asdict(self.network), sort_keys=True)
+        values = {k: v for k, v in asdict(self.network).items() if k != "choice" or v}
+        text = json.dumps(values, sort_keys=True)
         return "dense" if self.dense else hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def describe(self) -> str:

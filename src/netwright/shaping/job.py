@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ import netwright
 from netwright import train
 from netwright.errors import BudgetError, UsageError
 from netwright.shaping import baseline as dense_network
-from netwright.shaping import final, report
+from netwright.shaping import elastic_mode, final, report
 from netwright.shaping.front import Front
 from netwright.shaping.pipeline import Factory, Pipeline, Settings
 from netwright.shaping.plan import Plan, check_budget, check_latency, make_plan
@@ -50,6 +50,8 @@ class _Prepared:
     plan: Plan
     recipe: Recipe
     identity: dict[str, Any]
+    recovery: int
+    elastic: bool
 
 
 def shape(
@@ -75,6 +77,7 @@ def shape(
     limit: int | None = None,
     trust: bool = False,
     choices: Mapping[str, Sequence[str]] | None = None,
+    elastic: bool = False,
     progress: Reporter | None = None,
 ) -> Front:
     """Shape a network: search compression pipelines, recover, export, measure, report.
@@ -107,6 +110,7 @@ def shape(
         trust: Whether files that can run code may be opened.
         choices: Limits what the search chooses from: "allocation", "importance", "repair" or "schedule" ->
             names; the plan's own where None.
+        elastic: Train one supernet and cut the candidates out of it, instead of recovering each.
         progress: Told what happens.
 
     Returns:
@@ -133,7 +137,15 @@ def shape(
     with contextlib.closing(told):
         told.stage("reading model and data")
         prepared = _prepare(
-            source, Budget.parse(budget or "none"), recovery, epochs, recipe, threads, sampler, choices
+            source,
+            Budget.parse(budget or "none"),
+            recovery,
+            epochs,
+            recipe,
+            threads,
+            sampler,
+            choices,
+            elastic,
         )
         for text in (*prepared.loaded.notes, prepared.plan.text):
             told.plan(text)
@@ -168,6 +180,7 @@ def _prepare(
     threads: int,
     sampler: str,
     choices: Mapping[str, Sequence[str]] | None,
+    elastic: bool,
 ) -> _Prepared:
     """Load and check everything, without writing anything."""
     loaded = source.load()
@@ -201,7 +214,15 @@ def _prepare(
     }
     if choices:
         identity["choices"] = {kind: list(names) for kind, names in sorted(choices.items())}
-    return _Prepared(source, loaded, budget, plan, chosen, identity)
+    if elastic:
+        if choices:
+            raise UsageError("--choose is about pruning, --elastic prunes nothing", "give one of them")
+        if not splits.labelled:
+            raise UsageError("--elastic needs labels", "leave it out: candidates follow the dense network")
+        elastic_mode.check(model, splits.example(2))
+        identity["elastic"] = True
+        plan = replace(plan, text=plan.text.partition("; candidates:")[0] + "; candidates: of one supernet")
+    return _Prepared(source, loaded, budget, plan, chosen, identity, recovery, elastic)
 
 
 def _probe(prepared: _Prepared, folder: Folder, threads: int) -> None:
@@ -242,6 +263,22 @@ def _run(
     settings = Settings(prepared.recipe.to_json(), base.trained, plan.metric, threads, ways=plan.ways)
     factory = Factory(source, settings, folder.path)
     pipeline = Pipeline(source, settings, folder.path, loaded=loaded, progress=told.training)
+    if prepared.elastic:
+        space = elastic_mode.prepare(
+            folder,
+            base.model,
+            loaded.splits,
+            plan.space,
+            prepared.recipe,
+            from_scratch=base.trained,
+            recovery=prepared.recovery,
+            statistics=pipeline.statistics(),
+            seed=source.seed,
+            device=source.device,
+            progress=told.training,
+            note=told.plan,
+        )
+        plan = replace(plan, space=space)
     where = storage if storage is not None else folder.database
     study = Study(where, f"netwright-{fingerprint(prepared.identity)}", plan.space, ("error", plan.metric))
     epoch = base.seconds / max(prepared.recipe.epochs, 1) if base.trained else None

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from netwright import _files, metrics, pruning, quantization, structure, train
 from netwright.errors import ArtefactError
-from netwright.shaping import cost
+from netwright.shaping import cost, elastic_mode
 from netwright.shaping.answers import Answers, judged
 from netwright.shaping.audition import Chosen, Way, audition
 from netwright.shaping.baseline import load_weights, recovery_recipe
@@ -132,6 +132,8 @@ class Pipeline:
         chosen: dict[str, str] = {}
         if candidate.dense:
             model = self.dense
+        elif candidate.choice:
+            model = elastic_mode.cut_out(self, candidate, folder)
         else:
             model, taken = self._shrink(candidate, folder)
             if AUTO in (candidate.allocation, candidate.importance):
@@ -175,7 +177,7 @@ class Pipeline:
 
     def _prune(self, candidate: Candidate) -> Chosen:
         """Prune and repair, by the best of all ways where the candidate leaves them open."""
-        statistics = self._statistics()
+        statistics = self.statistics()
 
         def cut(allocation: str, importance: str) -> pruning.Pruned:
             return pruning.prune(
@@ -197,7 +199,7 @@ class Pipeline:
 
     def _held(self) -> Part:
         """Training examples that no repair looks at, or the same ones where there are too few."""
-        return self._statistics(1) if len(self.splits.train) > STATISTICS else self._statistics()
+        return self.statistics(1) if len(self.splits.train) > STATISTICS else self.statistics()
 
     def _in_stages(self, candidate: Candidate, folder: Path) -> nn.Module:
         """Prune in two stages with half of the recovery after each."""
@@ -227,7 +229,7 @@ class Pipeline:
         pruning.save_pruned(pruned, folder)
         return pruned.model
 
-    def _statistics(self, block: int = 0) -> Part:
+    def statistics(self, block: int = 0) -> Part:
         """A few hundred training examples, the same in every run; every block is of others."""
         part = self.splits.train
         generator = torch.Generator().manual_seed(self.source.seed)
@@ -244,7 +246,7 @@ class Pipeline:
             return source
         target = folder / "int8.onnx"
         if not target.exists():
-            calibration = [x for x, _ in self._statistics().batches(64)]
+            calibration = [x for x, _ in self.statistics().batches(64)]
             quantization.quantize_onnx(source, target, calibration)
         return target
 
