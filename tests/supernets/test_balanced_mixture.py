@@ -114,6 +114,8 @@ def test_what_cannot_move_is_refused(small):
         supernets.elastic(model, x, pool=7)
     with pytest.raises(UsageError, match="no step of stride 2"):
         supernets.elastic(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)), x, pool=1)
+    with pytest.raises(UsageError, match="no sum of tables"):
+        supernets.cost_tables(sup)
     with pytest.raises(UsageError, match="pool and depth"):
         supernets.elastic(model, x, pool=2, depth=True)
     with pytest.raises(UsageError, match="cannot differ within a batch"):

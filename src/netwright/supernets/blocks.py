@@ -136,7 +136,7 @@ class Block:
                 found[name] = parameter
         return found
 
-    def norms(self, network: nn.Module) -> list[nn.Module]:
+    def parts(self, network: nn.Module) -> list[nn.Module]:
         """The modules that run with the block, for changing their mode.
 
         Args:

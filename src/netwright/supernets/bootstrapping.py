@@ -207,7 +207,7 @@ class Bootstrap:
     def mode(self, training: bool) -> None:
         """Training or evaluation of the block and the heads of both branches."""
         for sup in (self.block.sup, self.target):
-            for module in self.block.norms(sup.network):
+            for module in self.block.parts(sup.network):
                 module.train(training)
         for head in (self.necks, self.predictor):
             head.train(training)
@@ -335,7 +335,7 @@ class Labelled:
 
     def mode(self, training: bool) -> None:
         """Training or evaluation of the block and its head."""
-        for module in (*self.block.norms(self.block.sup.network), self.head):
+        for module in (*self.block.parts(self.block.sup.network), self.head):
             module.train(training)
 
     def answer(self, path: Choice, h: Tensor) -> Tensor:

@@ -134,11 +134,13 @@ def cost_tables(sup: Elastic, figure: str = "macs") -> CostTables:
         Tables whose sums equal `Elastic.cost` to the last unit.
 
     Raises:
-        UsageError: if the figure is not known, or one operator depends on too many decisions.
+        UsageError: if the figure is not known, poolings move, or one operator depends on too many decisions.
     """
     if figure not in FIGURES:
         raise UsageError(f"figure={figure!r} cannot be tabled", f"choose from {', '.join(FIGURES)}")
     blueprint, column = sup.blueprint, FIGURES[figure]
+    if blueprint.poolings is not None:
+        raise UsageError("what moving poolings cost is no sum of tables", "ask `sup.costs`")
     if not blueprint.resolutions:
         terms, base = _tables(blueprint, blueprint.structure, column, {})
         return CostTables(sup.space, terms, base, figure)
