@@ -24,6 +24,7 @@ CLAIMS = (
     Claim("time: separate operations by mixture", _ONE, ">= 3"),
     Claim("any-time accuracy: least of the gradient methods above SPOS", _ANY, ">= 0", FURTHER),
     Claim("regret: DrNAS above SPOS with random search, weights learn from 80 %", _BETTER, "<= 0", FURTHER),
+    Claim("language model: bits of DrNAS' network above SPOS'", _BETTER, "<= 0", FURTHER),
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from netwright.papers import tanglenas_text
 from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Cell, Run, one_thread
 from netwright.papers.sparse_parts import paired
@@ -89,6 +90,7 @@ def measure(run: Run) -> None:
         _properties(run, results, curves)
         wide = setting(run, share=0.8)
         other = searches(run, wide, run.seeds(), [DRNAS, SPOS])
+        tanglenas_text.measure(run)
     truth = table()
     if truth is None:
         return
