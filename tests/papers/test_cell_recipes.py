@@ -25,7 +25,7 @@ def test_arms_have_equal_steps_whatever_is_divided():
     assert once[0] + 4 * (1 - once[0]) == pytest.approx(gm.TIMES)
     assert twice[0] + 2 * (twice[1] - twice[0]) + 4 * (1 - twice[1]) == pytest.approx(gm.TIMES)
     assert gm.EPOCHS * gm.TIMES == int(gm.EPOCHS * gm.TIMES)
-    assert panda.EPOCHS % 4 == 0 and panda.EPOCHS % 3 == 0  # FairNAS takes 4 or 3 paths a step
+    assert panda.EPOCHS % 4 == 0 and panda.WIDTH_EPOCHS % 3 == 0  # FairNAS takes 4 or 3 paths a step
 
 
 def test_convolutions_are_apart_in_one_of_three_partitions():

@@ -40,7 +40,7 @@ ONE, LEAF, ALONE, RANDOM, MATCH = (
     "gradient matching",
 )
 #: Epochs of a way from the root to a leaf; with the shares below all supernets together have 2.5 times those.
-EPOCHS = 4
+EPOCHS = 8
 TIMES = 2.5
 #: Shares of the way at which supernets are divided: 0.5 + 4 * 0.5 and 0.3 + 2 * 0.3 + 4 * 0.4 are both 2.5.
 ONCE, TWICE = (0.5,), (0.3, 0.6)

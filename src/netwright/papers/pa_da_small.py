@@ -28,9 +28,11 @@ from netwright.train import Callback, State
 
 SPOS, PATHS, DATA, BOTH, FAIR = "SPOS", "PA", "DA", "PA&DA", "FairNAS"
 #: Epochs of one path a step; FairNAS takes as many paths a step as there are values, and fewer epochs.
-EPOCHS = 12
+EPOCHS = 20
+#: Of widths, of which FairNAS takes 3 paths a step.
+WIDTH_EPOCHS = 18
 #: Steps that a variance is measured on, each time.
-DRAWS = 12
+DRAWS = 20
 RECIPE = dataclasses.replace(CELLS, epochs=EPOCHS)
 _NETWORKS = 30
 
@@ -120,7 +122,7 @@ def measure_widths(run: Run) -> None:
     """A further space: the widths of `macro-81`, with SPOS, FairNAS and PA&DA."""
     with one_thread():
         data = few_data(run)
-        arms = _arms(run, "macro-81", data, width_supernet, run.seeds(3), names=(SPOS, BOTH, FAIR))
+        arms = _arms(run, "macro-81", data, width_supernet, run.seeds(3), (SPOS, BOTH, FAIR), WIDTH_EPOCHS)
     bench = judged(arms, "macro-81")
     tau_table(run, "Kendall's tau with the stand-alone accuracy, macro-81", arms, bench, SPOS, _NOTE)
     run.plot(figure("PA&DA on widths", [taus(arms, "Kendall's tau, macro-81")], width=520, height=320))
@@ -159,13 +161,14 @@ def _arms(
     data: Splits,
     make: Callable[[int], Elastic],
     seeds: Sequence[int],
-    *,
     names: Sequence[str] = (SPOS, PATHS, DATA, BOTH, FAIR),
+    epochs: int = EPOCHS,
+    *,
     looks: bool = False,
 ) -> dict[str, Arm]:
-    epochs, choices = 4 if run.quick else EPOCHS, list(benches.find(name).space.enumerate())
+    epochs, choices = 4 if run.quick else epochs, list(benches.find(name).space.enumerate())
     run.settings[name] = {
-        "recipe": dataclasses.asdict(RECIPE),
+        "recipe": {**dataclasses.asdict(RECIPE), "epochs": epochs},
         "data": f"Fashion-MNIST at 14x14, {len(data.train):,} to train, {len(data.val):,} to rank by",
     }
     judge, few = Judge(data.val), for_fit(data)
