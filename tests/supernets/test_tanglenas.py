@@ -188,6 +188,23 @@ def test_the_papers_toy_space_has_6561_networks() -> None:
     assert sup.space.size() == 3**8 == 6561
 
 
+def test_one_slice_tells_gdas_nothing_behind_batch_normalisations_and_gates_do() -> None:
+    sup, x = _supernets()["convolutions"]
+    found: dict[bool, list[float]] = {}
+    for gates in (False, True):
+        sampler = GradientAlpha("gdas", gates=gates)
+        sampler.attach(sup.train())
+        for step in range(3):
+            sampler.to_learn(step).apply(sup, 2)
+            F.cross_entropy(sup(x), torch.tensor([0, 1])).backward()
+            for alpha in sampler.alphas.values():
+                found.setdefault(gates, []).append(
+                    0.0 if alpha.grad is None else float(alpha.grad.abs().max())
+                )
+    first = [max(found[gates][0::8]) for gates in (False, True)]
+    assert first[0] < 1e-5 < 1e-3 < first[1]
+
+
 class _Nothing(nn.Module):
     """Hides everything."""
 

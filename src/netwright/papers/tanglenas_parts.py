@@ -151,7 +151,7 @@ def costs(space: str, batch: int, repeats: int) -> dict[str, tuple[int, float]]:
         return out
 
     def apart() -> Tensor:
-        separate.weights = dict(sampler.to_learn(0).weights)
+        separate.weights = sampler.weights(torch.Generator().manual_seed(0))
         out: Tensor = separate(x)
         return out
 
@@ -171,8 +171,7 @@ def agreement(space: str) -> float:
     sampler = GradientAlpha("darts")
     sampler.attach(sup)
     x = torch.randn(4, 1, 14, 14, generator=torch.Generator().manual_seed(0)).double()
-    draw = sampler.to_learn(0)
     separate = Separate(space, sup)
-    separate.weights = {name: w.double() for name, w in draw.weights.items()}
-    draw.apply(sup, 4)
+    separate.weights = {n: w.double() for n, w in sampler.weights(torch.Generator()).items()}
+    sup.set_mixture(separate.weights)
     return float((sup(x) - separate(x)).detach().abs().max())

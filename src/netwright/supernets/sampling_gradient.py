@@ -19,6 +19,7 @@ from netwright.data import Part
 from netwright.errors import UsageError
 from netwright.nas.choice import Choice
 from netwright.supernets.elastic import Elastic
+from netwright.supernets.gating import Gated, Gating
 from netwright.supernets.relaxations import dirichlet, gumbel_one_hot
 from netwright.supernets.samplers import Draw, Sampler
 from netwright.supernets.training import Paths
@@ -62,6 +63,9 @@ class GradientAlpha(Sampler):
         anchor: Weight of the squared distance of the concentration from 1 ("drnas").
         tau: Temperature in the first and in the last epoch ("gdas").
         norm: How normalisations are mixed; see `Elastic.set_mixture`.
+        gates: Whether the parameters of "gdas" learn by gates on the full network, see `gating`, instead of
+            by the factor of one slice as published. A factor of all channels alike is undone by the next
+            batch normalisation: in networks that have one after every layer it has no gradient.
 
     Attributes:
         alphas: Name of a dim -> its (values,) parameters.
@@ -82,11 +86,14 @@ class GradientAlpha(Sampler):
         anchor: float = 1e-3,
         tau: tuple[float, float] = (10.0, 0.1),
         norm: str = "outputs",
+        gates: bool = False,
     ) -> None:
         super().__init__(seed)
         if method not in METHODS:
             raise UsageError(f"method={method!r} is not known", f"choose from {', '.join(METHODS)}")
         self.method, self.anchor, self.tau, self.norm = method, anchor, tau, norm
+        self.gates = gates and method == "gdas"
+        self._gating: Gating | None = None
         self._adam = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
         self.alphas: dict[str, nn.Parameter] = {}
         self.history: list[dict[str, Any]] = []
@@ -108,6 +115,7 @@ class GradientAlpha(Sampler):
         }
         self._optimizer = torch.optim.Adam(list(self.alphas.values()), **self._adam)  # type: ignore[arg-type]
         self.history = []
+        self._gating = Gating(sup) if self.gates else None
 
     @property
     def learns(self) -> bool:
@@ -158,14 +166,18 @@ class GradientAlpha(Sampler):
         choice = self.favoured(weights) if one else self.space.max()
         return MixedDraw((choice,), weights=weights, norm=self.norm)
 
-    def to_learn(self, step: int) -> MixedDraw:
+    def to_learn(self, step: int) -> MixedDraw | Gated:
         """A mixture whose weights pass their gradient on to the parameters.
 
         Args:
             step: Its number.
         """
         self._optimizer.zero_grad()
-        return self.mixture(self.weights(self._generator(step, 0)))
+        weights = self.weights(self._generator(step, 0))
+        if self._gating is not None and self.space is not None:
+            chosen = self.favoured(weights)
+            return Gated((self.space.max(),), chosen=chosen, policies=weights, gating=self._gating)
+        return self.mixture(weights)
 
     def learn(self) -> None:
         """Move the parameters by the gradients that they have."""
