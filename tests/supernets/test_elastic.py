@@ -308,8 +308,10 @@ def test_copies_and_state_dicts_are_independent() -> None:
     torch.testing.assert_close(sup(x), model(x))
     other.load_state_dict(sup.state_dict())
     torch.testing.assert_close(other.set(sup.space.min())(x), sup.set(sup.space.min())(x))
-    wide = sup.double()
-    assert wide(x.double()).dtype == torch.float64
+    small = sup.space.min()
+    narrow = sup.set_many([small], torch.zeros(2, dtype=torch.int64))(x)
+    wide = sup.double().set_many([small], torch.zeros(2, dtype=torch.int64))
+    torch.testing.assert_close(wide(x.double()), narrow.double(), rtol=1e-4, atol=1e-5)
 
 
 def test_shared_and_named_widths() -> None:
@@ -352,5 +354,10 @@ def test_graph_networks_run_by_their_surgeries() -> None:
     for choice in choices(sup, 2):
         torch.testing.assert_close(sup.set(choice)(x), sup.extract(choice)(x), rtol=1e-5, atol=1e-5)
         assert sup.cost(choice) == nw.trace(sup.extract(choice), x).dense
-    sup.set(sup.space.min())(x).sum().backward()
+    small = sup.space.min()
+    shared = sup.set(small)(x)
+    assert sup.calibrate([torch.randn(4, 3, 32, 32)], small) == 1
+    torch.testing.assert_close(sup.set(small)(x), sup.extract(small)(x), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(sup(x), shared)
+    sup(x).sum().backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in sup.parameters())

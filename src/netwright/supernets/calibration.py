@@ -37,6 +37,8 @@ def calibrate(
     """
     before = sup.choice
     sup.statistics.pop(choice, None)
+    if sup.blueprint.rules is None:
+        return _by_itself(sup, choice, batches, limit, pooled)
     sup.set(choice)
     try:
         plan = sup.plan
@@ -56,6 +58,23 @@ def calibrate(
         sup.set(before)
     if used:
         sup.statistics[choice] = fresh
+    return used
+
+
+def _by_itself(
+    sup: Elastic,
+    choice: Choice,
+    batches: Iterable[Tensor | Sequence[Tensor]],
+    limit: int | None,
+    pooled: bool,
+) -> int:
+    """The statistics of a choice whose network has a surgery of its own, measured on what is cut out."""
+    small = sup.extract(choice)
+    used = recalibrate_(small, batches, limit=limit, pooled=pooled)
+    if used:
+        norms = {p for p, m in sup.network.named_modules() if isinstance(m, _BatchNorm)}
+        named = small.named_buffers(remove_duplicate=False)
+        sup.statistics[choice] = {n: b.detach().clone() for n, b in named if n.rpartition(".")[0] in norms}
     return used
 
 

@@ -357,15 +357,20 @@ class Elastic(nn.Module):
         """
         found = self.network.load_state_dict(state_dict, strict=strict, assign=assign)
         if assign:
-            self.places = _places(self.network, self.blueprint)
+            self._find_places()
         self.statistics.clear()
         return found
 
     def _apply(self, fn: Any, recurse: bool = True) -> Elastic:
         super()._apply(fn, recurse)
         self.statistics = {c: {n: fn(t) for n, t in s.items()} for c, s in self.statistics.items()}
-        self.places = _places(self.network, self.blueprint)
+        self._find_places()
         return self
+
+    def _find_places(self) -> None:
+        """Look anew where tensors lie, after others took their places; what ran on masks or mixtures ends."""
+        self.places = _places(self.network, self.blueprint)
+        self._masking = self._mixing = self._mode = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Elastic:
         import copy

@@ -79,4 +79,5 @@ class Surgeries:
                 factors = {d: f[cut[d]] if d in cut else f for d, f in made.scales[name].items()}
                 tensor = scale(tensor, factors)
             tensors[name] = tensor
-        return torch.func.functional_call(made.model, tensors, args, dict(kwargs))
+        given = {} if sup.training else sup.statistics.get(choice, {})
+        return torch.func.functional_call(made.model, {**tensors, **given}, args, dict(kwargs))
