@@ -25,6 +25,7 @@ from netwright.cli.elastic_parts import (
     show_table,
     sizes,
     source,
+    strategy_named,
     training,
 )
 from netwright.cli.opening import check_output, open_model
@@ -173,7 +174,7 @@ def search(
     found = supernets.search(
         sup,
         measures(names, splits, device),
-        strategy=strategy,
+        strategy=strategy_named(strategy, trials),
         budget=limits,
         trials=trials,
         seed=seed,

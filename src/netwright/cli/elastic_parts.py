@@ -22,6 +22,8 @@ SAMPLERS = ("sandwich", "uniform", "sorted-prefix", "multi-arch", "fair")
 OBJECTIVES = ("accuracy", "macs", "params", "latency")
 #: Training examples that batch-norm statistics of a sub-network are measured on.
 STATISTICS = 512
+#: Trials from which on evolution has its usual population.
+_MANY = 1000
 
 
 def open_supernet(folder: Path, data: str | None, trust: bool) -> tuple[Elastic, Splits]:
@@ -140,6 +142,15 @@ def sampler_named(name: str, seed: int) -> Any:
         "fair": samplers.FairCycle,
     }
     return made[name](seed=seed)
+
+
+def strategy_named(name: str, trials: int) -> Any:
+    """A strategy by its name; a population that fits a short search, where the usual one would only draw."""
+    from netwright.nas.strategies import Evolution
+
+    if name == "evolution" and trials < _MANY:
+        return Evolution(initial=25, parents=10, mutations=10, crossovers=10)
+    return name
 
 
 def claim(output: Path, identity: dict[str, Any]) -> None:
