@@ -4,8 +4,8 @@
     python benchmarks/elastic.py zoo [--choices 20]   # nine networks: extracted = sliced, costs, a step
     python benchmarks/elastic.py whittle           # a small GPT beside whittle (pip install whittle)
 
-Times are medians of calls that alternate in one process on one thread (of a switch, its CPU time); memory is the peak resident size of a
-process of its own, less its imports. Results are printed as JSON.
+Times are medians of calls that alternate in one process on one thread (of a switch, its CPU time); memory is
+the peak resident size of a process of its own, less its imports. Results are printed as JSON.
 """
 
 from __future__ import annotations
