@@ -61,12 +61,12 @@ _CONVOLUTIONS = {"conv1x1", "conv3x3"}
 
 def measure(run: Run) -> None:
     """The headline: rankings at equal steps and at equal steps of a leaf, and what was kept apart."""
+    bench = TabularBench.load("cell-64")
     choices = list(benches.find("cell-64").space.enumerate())
     with one_thread():
         data = few_data(run)
         arms, roots, counts = _arms(run, choices, data)
         spaces(run)
-    bench = TabularBench.load("cell-64")
     for arm in arms.values():
         arm.judge(bench, choices)
     tau_table(run, "Kendall's tau with the stand-alone accuracy, cell-64", arms, bench, ONE, _note())

@@ -166,6 +166,7 @@ def _arms(
     *,
     looks: bool = False,
 ) -> dict[str, Arm]:
+    TabularBench.load(name)  # what is missing is missed before the work, not after it
     epochs, choices = 4 if run.quick else epochs, list(benches.find(name).space.enumerate())
     run.settings[name] = {
         "recipe": {**dataclasses.asdict(RECIPE), "epochs": epochs},
