@@ -71,10 +71,7 @@ class Blueprint:
             dims.append(Ordinal(RESOLUTION, self.resolutions))
         if self.poolings is not None:
             dims.append(Subset(POOL, n=len(self.poolings.paths), k=self.poolings.count))
-        dims += [
-            Ordinal(d.name, d.values if isinstance(d, Depth) else (False, True))
-            for d in self.depths
-        ]
+        dims += [Ordinal(d.name, d.values if isinstance(d, Depth) else (False, True)) for d in self.depths]
         together: dict[str, list[Operation]] = {}
         for operation in self.operations:
             together.setdefault(operation.name, []).append(operation)
