@@ -91,9 +91,13 @@ def test_tables_that_contradict_themselves_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", benches())
-def test_the_tables_that_come_along_are_whole_and_can_be_ranked_by(name):
+def test_the_tables_that_come_along_are_whole(name):
     bench = TabularBench.load(name)
     assert bench.name == name and bench.whole and len(bench.seeds) >= 3
     assert bench.table.min() > 0.1 and bench.table.max() < 1
-    assert bench.ceiling >= LEAST_CEILING
     assert len(set(bench.macs)) > 1
+
+
+def test_tables_of_too_much_noise_are_known():
+    """BossNAS's recipe gives no verdict on its table: its four seeds agree too little."""
+    assert {name for name in benches() if TabularBench.load(name).ceiling < LEAST_CEILING} == {"blocks-40"}

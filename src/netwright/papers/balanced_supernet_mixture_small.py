@@ -229,7 +229,9 @@ def say_truth(run: Run, truth: TabularBench) -> None:
         "alone, which more multiply-accumulates make better or worse.",
     )
     if truth.ceiling < LEAST_CEILING:
-        run.no_verdict(f"the truth ranks itself with tau {truth.ceiling:.2f}: no ranking can be judged by it")
+        run.cannot_decide(
+            f"the truth ranks itself with tau {truth.ceiling:.2f}: no ranking can be judged by it"
+        )
 
 
 def gains(setting: Setting, found: Sequence[Choice], usual: tuple[int, ...]) -> list[float]:

@@ -183,9 +183,11 @@ def measure(run: Run) -> None:
     costs = abs(kendall(truth.macs, truth.truth))
     report(run, setting, arms)
     if truth.ceiling < LEAST_CEILING:
-        run.no_verdict(f"the truth ranks itself with tau {truth.ceiling:.2f}: no rating can be judged by it")
+        run.cannot_decide(
+            f"the truth ranks itself with tau {truth.ceiling:.2f}: no rating can be judged by it"
+        )
     elif float(np.mean(taus[BOSS])) <= costs:
-        run.no_verdict(
+        run.cannot_decide(
             f"the costs alone rank the networks with tau {costs:.2f}, BossNAS with "
             f"{np.mean(taus[BOSS]):.2f}: in a space of widths that shows nothing about quality"
         )

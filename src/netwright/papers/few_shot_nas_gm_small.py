@@ -73,7 +73,7 @@ def measure(run: Run) -> None:
     _divisions(run, roots, counts)
     run.plot(figure("Few-shot NAS with gradient matching", [taus(arms)], width=640, height=320))
     if bench.ceiling < LEAST_CEILING:
-        run.no_verdict(f"the table ranks itself with tau {bench.ceiling:.2f} only")
+        run.cannot_decide(f"the table ranks itself with tau {bench.ceiling:.2f} only")
         return
     for name, one, other in (
         ("gradient matching above random divisions, equal steps", MATCH, RANDOM),

@@ -103,7 +103,7 @@ def measure(run: Run) -> None:
     some, half = paired(arms[BOTH].some, arms[SPOS].some)
     run.measure("inherited accuracy of 30 networks, PA&DA above SPOS, points", 100 * some, 100 * half)
     if bench.ceiling < LEAST_CEILING:
-        run.no_verdict(f"the table ranks itself with tau {bench.ceiling:.2f} only")
+        run.cannot_decide(f"the table ranks itself with tau {bench.ceiling:.2f} only")
         return
     run.measure("tau of PA&DA above SPOS", *paired(arms[BOTH].taus, arms[SPOS].taus))
     run.measure("tau of PA&DA above FairNAS", *paired(arms[BOTH].taus, arms[FAIR].taus))
@@ -127,7 +127,7 @@ def measure_widths(run: Run) -> None:
     tau_table(run, "Kendall's tau with the stand-alone accuracy, macro-81", arms, bench, SPOS, _NOTE)
     run.plot(figure("PA&DA on widths", [taus(arms, "Kendall's tau, macro-81")], width=520, height=320))
     if bench.ceiling < LEAST_CEILING:
-        run.no_verdict(f"the table ranks itself with tau {bench.ceiling:.2f} only")
+        run.cannot_decide(f"the table ranks itself with tau {bench.ceiling:.2f} only")
         return
     for other in (SPOS, FAIR):
         run.measure(f"macro-81: tau of PA&DA above {other}", *paired(arms[BOTH].taus, arms[other].taus))

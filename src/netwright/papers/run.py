@@ -66,6 +66,7 @@ class Run:
     timings: dict[str, float] = field(default_factory=dict)
     svg: str | None = None
     without_verdict: str | None = None
+    undecidable: str | None = None
 
     def seeds(self, count: int = 3) -> list[int]:
         """The seeds to repeat a noisy measurement with: `count` of them, one in a quick run."""
@@ -118,6 +119,11 @@ class Run:
         """Say that this run cannot judge the paper, for instance on data that nothing was published about."""
         self.without_verdict = reason
 
+    def cannot_decide(self, reason: str) -> None:
+        """Say that what claims are judged by is too noisy: whatever was measured, the verdict is inconclusive."""
+        self.undecidable = reason
+        self.tried(f"inconclusive whatever was measured: {reason}")
+
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Add the wall time of a block, in seconds, to the evidence."""
@@ -135,7 +141,9 @@ class Run:
     @property
     def verdict(self) -> Verdict | None:
         """The verdict; None for a quick run and where the recipe said that it cannot judge."""
-        return None if self.quick or self.without_verdict else verdict(self.outcomes)
+        if self.quick or self.without_verdict:
+            return None
+        return Verdict.INCONCLUSIVE if self.undecidable else verdict(self.outcomes)
 
 
 def execute(run: Run) -> Run:
