@@ -120,7 +120,7 @@ class Run:
         self.without_verdict = reason
 
     def cannot_decide(self, reason: str) -> None:
-        """Say that what claims are judged by is too noisy: the verdict is inconclusive whatever was measured."""
+        """Say that what claims are judged by is too noisy; the verdict is inconclusive whatever came out."""
         self.undecidable = reason
         self.tried(f"inconclusive whatever was measured: {reason}")
 
