@@ -188,7 +188,8 @@ class CostModel:
         out = np.zeros((len(mask), len(self._nodes), 3), dtype=np.int64)
         for first in range(0, len(mask), _CHUNK):
             values = self._values(mask[first : first + _CHUNK])
-            np.add.at(out[first : first + _CHUNK], (slice(None), self._owner, self._figure), values)
+            where: Any = (slice(None), self._owner, self._figure)
+            np.add.at(out[first : first + _CHUNK], where, values)
         return out
 
     @property
