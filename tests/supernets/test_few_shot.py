@@ -7,12 +7,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from tests.supernets.cells import small_cells, tiny
 from torch import nn
 
-from netwright.data import Part, Splits
 from netwright.errors import UsageError
 from netwright.models.zoo.cell_net import cell_op
-from netwright.papers.supernet_cells import OUTSIDE, cell_supernet
+from netwright.papers.supernet_cells import OUTSIDE
 from netwright.supernets import OneOf, Split, dividing, elastic, few_shot, gradient_distances, max_cut
 from netwright.supernets.belonging import Belongings
 from netwright.supernets.matching import partitions, restricted, shared_names
@@ -23,16 +23,9 @@ from netwright.train import Recipe
 RECIPE = Recipe(epochs=4, batch_size=8, lr=0.05, precision="fp32", augment=False)
 
 
-def tiny(count=40, side=6):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(count, 1, side, side, generator=generator)
-    part = Part.from_tensors(x, torch.arange(count) % 4)
-    return Splits("tiny", part, part, part, tuple("0123"))
-
-
 @pytest.fixture(scope="module")
 def sup():
-    return cell_supernet(0, width=4, side=6, num_classes=4)
+    return small_cells()
 
 
 class Kernels(nn.Module):

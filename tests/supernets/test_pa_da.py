@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2
+from tests.supernets.cells import small_cells, tiny
 
-from netwright.data import ImportanceSampler, Part, Splits, logit_gradient_norm
+from netwright.data import ImportanceSampler, logit_gradient_norm
 from netwright.errors import UsageError
-from netwright.papers.supernet_cells import cell_supernet
 from netwright.supernets import ImportancePath, gradient_variance
 from netwright.supernets.samplers import Draw, FairCycle, Sampler, Uniform
 from netwright.supernets.training import train
@@ -22,16 +22,9 @@ RECIPE = Recipe(epochs=4, batch_size=8, lr=0.05, precision="fp32", augment=False
 OPS = ["skip", "conv1x1", "conv3x3", "avgpool"]
 
 
-def tiny(count=40, side=6):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(count, 1, side, side, generator=generator)
-    part = Part.from_tensors(x, torch.arange(count) % 4)
-    return Splits("tiny", part, part, part, tuple("0123"))
-
-
 @pytest.fixture(scope="module")
 def sup():
-    return cell_supernet(0, width=4, side=6, num_classes=4)
+    return small_cells()
 
 
 def _variance(g, p):

@@ -25,7 +25,7 @@ from netwright.papers.balanced_supernet_mixture_small import (
     report,
 )
 from netwright.papers.benches import RECIPE, TEST_BATCH, WIDTH
-from netwright.papers.run import Run, one_thread
+from netwright.papers.run import Run, drawing, one_thread
 from netwright.papers.sparse_parts import paired
 from netwright.structure import trace
 from netwright.train import evaluate, fit
@@ -121,8 +121,7 @@ def _truth(run: Run, data: Splits) -> TabularBench:
 
 
 def _network(choice: Choice, data: Splits, seed: int) -> torch.nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing(seed):
         return pooled_resnet(
             [m + 1 for m in choice["pools"]],
             7,

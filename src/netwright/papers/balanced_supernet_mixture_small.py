@@ -20,7 +20,7 @@ from netwright.nas.ranking import LEAST_CEILING, kendall
 from netwright.papers.benches import RECIPE, WIDTH, bench_data
 from netwright.papers.noise import noise
 from netwright.papers.plot import Panel, figure
-from netwright.papers.run import Cell, Run, one_thread
+from netwright.papers.run import Cell, Run, drawing, one_thread
 from netwright.papers.sparse_parts import mean_deviation, paired
 from netwright.supernets import BalancedRouter, Mixture, Supernets, accuracies, elastic, train
 from netwright.supernets.mixture import choices_of
@@ -55,8 +55,7 @@ class Setting:
     def mixture(self, count: int, seed: int) -> Supernets:
         """Supernets before training."""
         channels = self.data.shape[0]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawing(seed):
             network = pooled_resnet(
                 None, 7, [WIDTH] * 7, num_classes=self.data.num_classes, in_channels=channels
             )

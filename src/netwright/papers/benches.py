@@ -25,7 +25,7 @@ from netwright.models.zoo.conv_macro import MACRO_SPACES, conv_macro
 from netwright.models.zoo.pooled_resnet import pooled_resnet
 from netwright.nas import Categorical, Choice, Ordinal, SearchSpace, Subset
 from netwright.nas.bench import BenchEntry, TabularBench
-from netwright.papers.run import one_thread
+from netwright.papers.run import drawing, one_thread
 from netwright.structure import trace
 from netwright.train import Recipe, evaluate, fit
 
@@ -171,8 +171,7 @@ def train_entry(bench: Bench, choice: Choice, seed: int, data: Splits) -> float:
         seed: Of its weights and of the order of the examples.
         data: As `bench_data` gives them.
     """
-    with one_thread(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with one_thread(), drawing(seed):
         model = bench.build(choice)
         few = dataclasses.replace(data, val=data.val.head(100))  # nothing is chosen by validation
         fitted = fit(model, few, dataclasses.replace(RECIPE, seed=seed), device="cpu")

@@ -234,8 +234,3 @@ def table(run: Run, title: str, by_arm: Mapping[str, Sequence[Sequence[float]]],
         means = [100 * fmean(seed[k] for seed in values) for k in range(len(macs))]
         rows.append((arm, *means, fmean(means)))
     run.table(title, columns, rows, "Test accuracy in per cent by multiply-accumulates, mean over the seeds.")
-
-
-def seeds(run: Run) -> list[int]:
-    """Those of the further arms."""
-    return run.seeds(2)

@@ -8,14 +8,13 @@ import statistics
 import time
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from netwright.data import Splits, load
 from netwright.models.zoo.bossnet import ResAtt, ResConv
 from netwright.nas import Choice
 from netwright.papers.noise import noise
-from netwright.papers.run import Cell, Run, one_thread
+from netwright.papers.run import Cell, Run, drawing, one_thread
 from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.supernets import Elastic, EnsembleBootstrap, OneOf, elastic
 from netwright.supernets.blockwise import train_blockwise
@@ -71,8 +70,7 @@ def supernet(data: Splits, seed: int) -> Elastic:
         data: Gives classes and the example.
         seed: Of the weights.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing(seed):
         network = Hybrid(data.num_classes, data.shape[0])
     return elastic(network, data.example())
 

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from netwright.data import Splits
 from netwright.models.zoo.conv_macro import conv_macro
@@ -17,7 +16,7 @@ from netwright.nas.bench import TabularBench
 from netwright.nas.ranking import LEAST_CEILING, kendall, pearson, spearman
 from netwright.papers.benches import RECIPE, bench_data, find
 from netwright.papers.plot import Panel, figure
-from netwright.papers.run import Cell, Run, one_thread
+from netwright.papers.run import Cell, Run, drawing, one_thread
 from netwright.papers.sparse_parts import mean_deviation, paired
 from netwright.supernets import Elastic, EnsembleBootstrap, LocalLabels, elastic, samplers, train
 from netwright.supernets.blockwise import train_blockwise
@@ -63,8 +62,7 @@ class Setting:
 
     def supernet(self, seed: int) -> Elastic:
         """Six layers of up to 32 channels before training."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawing(seed):
             network = conv_macro([max(WIDTHS)] * 6, [3] * 6, in_channels=1, pools=(1, 3))
         return elastic(network, self.data.example(), width={"layers.*": list(WIDTHS)})
 

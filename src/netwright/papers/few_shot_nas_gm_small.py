@@ -16,7 +16,7 @@ from netwright.nas.ranking import LEAST_CEILING
 from netwright.papers import benches
 from netwright.papers.noise import noise
 from netwright.papers.plot import Panel, figure
-from netwright.papers.run import Run, one_thread
+from netwright.papers.run import Run, drawing, one_thread
 from netwright.papers.sparse_parts import mean_deviation, paired
 from netwright.papers.supernet_cells import (
     OUTSIDE,
@@ -225,8 +225,7 @@ def spaces(run: Run) -> None:
     data = Splits("noise", part, part, part, tuple("0123456789"))
     recipe = dataclasses.replace(RECIPE, epochs=3, batch_size=8, seed=run.seed)
     stages = [MBStage(8, 1, 5, 1, 1), MBStage(8, 2, 5, 4, 2), MBStage(16, 2, 5, 4, 2)]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
+    with drawing(run.seed):
         mobile = bignas(stages, num_classes=10, stem=8, head=16)
     cells = cell_supernet(run.seed, ops=NB201_OPS, kind="nb201", width=4, in_channels=3, side=16)
     kernels = elastic(mobile, x[:2], kernel=[3, 5])

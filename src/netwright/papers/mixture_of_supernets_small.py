@@ -17,7 +17,7 @@ from netwright.models import char_lm
 from netwright.nas import Choice
 from netwright.nas.ranking import kendall
 from netwright.papers.plot import Panel, figure
-from netwright.papers.run import Cell, Run, one_thread
+from netwright.papers.run import Cell, Run, drawing, one_thread
 from netwright.papers.sparse_parts import paired
 from netwright.supernets import Elastic, Experts, HardLabels, Paths, elastic, samplers, train
 from netwright.train import Recipe, evaluate, fit
@@ -64,8 +64,7 @@ class Setting:
     def network(self, seed: int, width: int = WIDTH, hidden: int = HIDDEN, depth: int = DEPTH) -> nn.Module:
         """A language model drawn with a seed; it knows one more symbol where some are masked."""
         symbols = len(self.data.classes) + (0 if self.causal else 1)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawing(seed):
             return char_lm(
                 symbols,
                 CONTEXT,

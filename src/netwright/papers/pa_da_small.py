@@ -18,7 +18,7 @@ from netwright.papers import benches
 from netwright.papers.few_shot_nas_gm_small import RECIPE as CELLS
 from netwright.papers.few_shot_nas_gm_small import taus
 from netwright.papers.plot import Panel, figure
-from netwright.papers.run import Run, one_thread
+from netwright.papers.run import Run, drawing, one_thread
 from netwright.papers.sparse_parts import mean_deviation, paired
 from netwright.papers.supernet_cells import Judge, Ranked, cell_supernet, few_data, for_fit, tau_table
 from netwright.supernets import Elastic, ImportancePath, Paths, elastic, gradient_variance, train
@@ -139,8 +139,7 @@ def width_supernet(seed: int) -> Elastic:
     Args:
         seed: Of the weights.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing(seed):
         net = conv_macro(in_channels=1)
     widths = {f"layers.{k}.0": list(values) for k, values in enumerate(MACRO_SPACES["macro-81"].widths)}
     return elastic(net, torch.zeros(2, 1, 14, 14), width=widths)

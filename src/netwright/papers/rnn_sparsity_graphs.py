@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from netwright.data import Splits
 from netwright.graphs import structure_features
 from netwright.models import GraphRNN, TokenClassifier
 from netwright.papers.rnn_sparsity_pruning import CELLS
+from netwright.papers.run import drawing
 from netwright.train import Recipe, evaluate, fit
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ def train_graph(
     graph: nx.Graph, cell: str, data: Splits, size: GraphSize, seed: int, device: str = "cpu"
 ) -> float:
     """Test accuracy of a network wired like a graph."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing(seed):
         model = TokenClassifier(GraphRNN(graph, CELLS[cell]))  # type: ignore[arg-type]
     recipe = Recipe(
         epochs=size.epochs,

@@ -12,6 +12,7 @@ from torch import nn
 
 from netwright.data import Splits, reber
 from netwright.models import TokenClassifier, recurrent
+from netwright.papers.run import drawing
 from netwright.pruning import MaskState, Sparsity, choose, prunable_weights
 from netwright.pruning.masks.selection import Masks
 from netwright.train import Recipe, evaluate, fit
@@ -126,8 +127,7 @@ def counting_letters(data: Splits) -> float:
 
 def build(cell: str, size: Size, seed: int) -> TokenClassifier:
     """A fresh network."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing(seed):
         layers = recurrent(CELLS[cell], size.embedding, size.hidden, size.layers)  # type: ignore[arg-type]
         return TokenClassifier(layers, last=size.last)  # type: ignore[arg-type]
 

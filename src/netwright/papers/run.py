@@ -165,6 +165,20 @@ def execute(run: Run) -> Run:
 
 
 @contextlib.contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Draw weights with a seed; the global random state is left as it was.
+
+    Args:
+        seed: Of what is drawn meanwhile.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Compute with one thread: CPU time is work then and not waiting, and small networks gain by no more."""
     import torch

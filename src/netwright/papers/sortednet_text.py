@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from netwright.data import characters
+from netwright.data import Part, characters
 from netwright.models import char_lm
-from netwright.papers.run import Run
+from netwright.papers.run import Run, drawing
 from netwright.supernets import Elastic, HardLabels, Paths, elastic, samplers, train
 from netwright.supernets.decoding import greedy, speculative
 from netwright.train import Recipe, evaluate
@@ -24,8 +24,8 @@ def language(run: Run) -> None:
     """
     data = characters(CONTEXT, limit=40_000 if run.quick else None)
     size = {"width": 32, "heads": 2} if run.quick else {"width": 64, "heads": 4}
-    torch.manual_seed(run.seed)
-    model = char_lm(len(data.classes), context=CONTEXT, depth=DEPTHS[-1], classes_first=True, **size)
+    with drawing(run.seed):
+        model = char_lm(len(data.classes), context=CONTEXT, depth=DEPTHS[-1], classes_first=True, **size)
     x, _ = next(data.train.batches(2))
     sup = elastic(model, x, depth=DEPTHS)
     recipe = Recipe(
@@ -53,10 +53,7 @@ def language(run: Run) -> None:
     _write(run, sorted_model, name, data.test)
 
 
-def _write(run: Run, sup: Elastic, name: str, part: object) -> None:
-    from netwright.data import Part
-
-    assert isinstance(part, Part)
+def _write(run: Run, sup: Elastic, name: str, part: Part) -> None:
     prompts, _ = next(part.batches(2 if run.quick else PROMPTS))
     same = plain = fewer = 0
     for prompt in prompts[:, :GIVEN].to(torch.int64):

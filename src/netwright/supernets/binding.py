@@ -76,7 +76,7 @@ class Planner:
         blueprint = self.blueprint
         net = blueprint.structure
         axis_of = np.full(net.count, -1, np.int64)
-        for position, axis in enumerate(blueprint._elastic):
+        for position, axis in enumerate(blueprint.elastic_axes):
             axis_of[net.axes[axis].cells.numpy().ravel()] = position
         met: dict[int, tuple[int, ...]] = {}
         found = []

@@ -111,7 +111,7 @@ class Blueprint:
         rank = np.zeros(self.structure.count, np.int64)
         part = np.full(self.structure.count, -1, np.int64)
         number = 0
-        for axis in self._elastic:
+        for axis in self.elastic_axes:
             for members in self.structure.axes[axis].parts:
                 rank[members.numpy()] = np.arange(len(members))
                 part[members.numpy()] = number
@@ -119,7 +119,7 @@ class Blueprint:
         return rank, part
 
     @cached_property
-    def _elastic(self) -> list[int]:
+    def elastic_axes(self) -> list[int]:
         """Positions of the axes that some width chooses, in the order of the widths."""
         return [axis for width in self.widths for axis in width.axes]
 
@@ -147,7 +147,7 @@ class Blueprint:
             levels: As `levels` gives them.
         """
         axes = self.structure.axes
-        parts = [axes[a].counts(n).numpy() for a, n in zip(self._elastic, levels, strict=True)]
+        parts = [axes[a].counts(n).numpy() for a, n in zip(self.elastic_axes, levels, strict=True)]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def keep(self, choice: Mapping[str, Any]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -373,8 +374,6 @@ class Elastic(nn.Module):
         self._masking = self._mixing = self._mode = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Elastic:
-        import copy
-
         new = Elastic(copy.deepcopy(self.network, memo), self.blueprint)
         new.choice = self.choice
         new.statistics = {c: {n: t.clone() for n, t in s.items()} for c, s in self.statistics.items()}

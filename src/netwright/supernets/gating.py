@@ -24,7 +24,7 @@ from netwright.supernets.blueprint import Blueprint
 from netwright.supernets.dims import Depth, OneOf, Presence
 from netwright.supernets.elastic import Elastic
 from netwright.supernets.labelled import Site, Sites, spread
-from netwright.supernets.masking import _override
+from netwright.supernets.masking import override_forward
 from netwright.supernets.mixing import Mixing, _middle, _summed, memberships
 from netwright.supernets.samplers import Draw
 
@@ -68,14 +68,14 @@ class Gating:
             for site in self._sites:
                 module = places.modules[site.path]
                 gate = spread(gates, site.takes, 1) if site.takes is not None else gates
-                _override(module, _gated(site, module, gate), undo)
+                override_forward(module, _gated(site, module, gate), undo)
             for depth in self.blueprint.depths:
                 for path, keeps in _keeping(depth, given[depth.name]):
-                    _override(places.modules[path], _skippable(places, path, keeps), undo)
+                    override_forward(places.modules[path], _skippable(places, path, keeps), undo)
             for operation in self.blueprint.operations:
                 place = places.modules[operation.path]
                 assert isinstance(place, OneOf)
-                _override(place, _summed(place, operation, given[operation.name]), undo)
+                override_forward(place, _summed(place, operation, given[operation.name]), undo)
             for kernel in self.blueprint.kernels:
                 weight = places.read(f"{kernel.path}.weight")
                 middle = _middle(kernel, given[kernel.name], weight.dim() - 2)

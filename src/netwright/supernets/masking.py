@@ -70,10 +70,10 @@ class Masking:
         try:
             for site in self.sites:
                 module = self.places.modules[site.path]
-                _override(module, self._forward(site, module, keep, assignment, values), undo)
+                override_forward(module, self._forward(site, module, keep, assignment, values), undo)
             for path in {path for plan in plans for path in plan.skips}:
                 active = torch.tensor([path not in plan.skips for plan in plans], device=assignment.device)
-                _override(self.places.modules[path], self._skipping(path, active[assignment]), undo)
+                override_forward(self.places.modules[path], self._skipping(path, active[assignment]), undo)
             with self.places.laid(shared, tensors):
                 yield
         finally:
@@ -266,7 +266,14 @@ def _tables(network: nn.Module, blueprint: Blueprint, elastic: Tensor) -> dict[s
     return found
 
 
-def _override(module: nn.Module, forward: Callable[..., Any], undo: list[Callable[[], None]]) -> None:
+def override_forward(module: nn.Module, forward: Callable[..., Any], undo: list[Callable[[], None]]) -> None:
+    """Let a module run another forward for a while.
+
+    Args:
+        module: The module.
+        forward: What runs instead.
+        undo: Receives what brings back what was there.
+    """
     before: Mapping[str, Any] = {k: v for k, v in module.__dict__.items() if k == "forward"}
     module.__dict__["forward"] = forward
 

@@ -24,7 +24,7 @@ from netwright.supernets.binding import Places, Plan
 from netwright.supernets.blueprint import RESOLUTION, Blueprint
 from netwright.supernets.dims import Depth, Kernel, OneOf, Operation, Presence, Width
 from netwright.supernets.labelled import Site, Sites
-from netwright.supernets.masking import _override, run_slice
+from netwright.supernets.masking import override_forward, run_slice
 from netwright.supernets.pooling import POOL
 
 #: Name of a dim -> (values,) weights that sum to 1, in the order of its values.
@@ -107,15 +107,15 @@ class Mixing:
         try:
             for site in self._norms if self.norm == "outputs" else ():
                 module = self.places.modules[site.path]
-                _override(module, self._normed(site, module, weights), undo)
+                override_forward(module, self._normed(site, module, weights), undo)
             for site in self._plain:
-                _override(self.places.modules[site.path], self._weighted(site, factors), undo)
+                override_forward(self.places.modules[site.path], self._weighted(site, factors), undo)
             for depth in self.blueprint.depths:
                 self._deepened(depth, weights[depth.name], undo)
             for operation in self.blueprint.operations:
                 place = self.places.modules[operation.path]
                 assert isinstance(place, OneOf)
-                _override(place, _summed(place, operation, weights[operation.name]), undo)
+                override_forward(place, _summed(place, operation, weights[operation.name]), undo)
             normed = {s.path for s in self._norms} if self.norm == "outputs" else set()
             laid = {n: t for n, t in tensors.items() if n.rpartition(".")[0] not in normed}
             pools = self.blueprint.pooled(self.blueprint.full)
@@ -144,7 +144,7 @@ class Mixing:
                 weight = weights[dim.name][values.index(choice[dim.name])]
                 if weight.requires_grad:
                     module = self._last(dim, choice[dim.name])
-                    _override(module, _times(module, weight), undo)
+                    override_forward(module, _times(module, weight), undo)
             with self.places.laid(plan, tensors):
                 yield
         finally:
@@ -243,7 +243,7 @@ class Mixing:
                 out = inner(module, x, *args, **kwargs)
                 return _mixed_with(out, lambda y: weights[1].to(y) * y + weights[0].to(y) * x)
 
-            _override(module, present, undo)
+            override_forward(module, present, undo)
             return
         seen: list[Tensor] = []
         blocks = depth.stage.blocks
@@ -274,7 +274,7 @@ class Mixing:
             return forward
 
         for position, path in enumerate(blocks[: depth.values[-1] - depth.stage.fixed]):
-            _override(self.places.modules[path], wrap(position, path), undo)
+            override_forward(self.places.modules[path], wrap(position, path), undo)
 
 
 def memberships(blueprint: Blueprint, weights: Weights) -> dict[int, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,7 @@ class Draw:
             sup.set_many(self.choices, torch.arange(batch, device=device) % len(self.choices))
 
 
-class Sampler(Callback):
+class Sampler(Callback, ABC):
     """Chooses what each step trains, may learn from what it sees, and is saved with the training.
 
     As a callback it is called around every step, with the gradients of the step in `before_step`.
@@ -80,13 +81,13 @@ class Sampler(Callback):
         """
         return np.random.default_rng((self.seed, step))
 
+    @abstractmethod
     def draw(self, step: int) -> list[Draw]:
         """What a step trains, in order.
 
         Args:
             step: Its number.
         """
-        raise NotImplementedError
 
     def correction(self, choice: Mapping[str, Any]) -> float:
         """What a choice's gradient is multiplied by so that all choices count alike in expectation.
@@ -104,9 +105,6 @@ class Sampler(Callback):
             seen: Inputs, logits and targets of the pass.
             loss: Its loss, detached.
         """
-
-    def after_step(self, state: State) -> None:
-        """Nothing, unless a sampler learns."""
 
 
 def _space(sampler: Sampler) -> SearchSpace:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from netwright import nas
@@ -216,7 +217,8 @@ def _limited(
 def for_budget(sup: Elastic, budget: Budget | str) -> Choice:
     """The largest sub-network that keeps to limits on macs and params, without judging any.
 
-    What a supernet trained on sorted sub-networks needs at run time: the more units, the better.
+    What a supernet trained on sorted sub-networks needs at run time: the more units, the better. Exact where
+    the space can be listed; of larger ones the largest of some thousands drawn near the limit.
 
     Args:
         sup: The supernet.
@@ -225,8 +227,6 @@ def for_budget(sup: Elastic, budget: Budget | str) -> Choice:
     Raises:
         UsageError: if another limit is given or nothing is small enough.
     """
-    import numpy as np
-
     given = Budget.parse(budget)
     if set(given.limits) - {"macs", "params"} or not given.limits:
         raise UsageError(f"{given} is more than counting can tell", "give macs= or params=")
