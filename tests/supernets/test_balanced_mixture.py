@@ -14,7 +14,7 @@ from netwright.errors import UsageError
 from netwright.models.zoo.pooled_resnet import pooled_resnet
 from netwright.structure import trace
 from netwright.supernets import BalancedRouter, Mixture, Supernets
-from netwright.supernets.routing import balance, divergence, replay
+from netwright.supernets.samplers.routing import balance, divergence, replay
 from netwright.train import Recipe
 
 

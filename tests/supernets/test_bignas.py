@@ -14,8 +14,8 @@ from netwright.errors import UsageError
 from netwright.models import Residual
 from netwright.nas import Choice
 from netwright.supernets import InplaceDistill, Paths, samplers
-from netwright.supernets.progressive import ProgressiveShrinking
-from netwright.supernets.samplers import Draw
+from netwright.supernets.samplers.base import Draw
+from netwright.supernets.samplers.progressive import ProgressiveShrinking
 from netwright.train import Batch, Objective, Recipe, State, Step, cross_entropy, factor
 
 

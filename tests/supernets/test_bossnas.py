@@ -14,9 +14,9 @@ from netwright.data import load
 from netwright.errors import DataError, UsageError
 from netwright.structure import trace
 from netwright.supernets import EnsembleBootstrap, LocalLabels, OneOf, Siamese, train_blockwise
-from netwright.supernets.blocks import Block, Feeder, dims_of
-from netwright.supernets.bootstrapping import drawn
-from netwright.supernets.siamese import Neck, distance, rising
+from netwright.supernets.stores.siamese import Neck, distance, rising
+from netwright.supernets.training.blocks import Block, Feeder, dims_of
+from netwright.supernets.training.bootstrapping import drawn
 from netwright.train import Recipe
 
 BLOCKS = ("first", "second")
@@ -168,7 +168,7 @@ def test_a_training_is_the_same_again_and_is_watched(sup, data):
 
 
 def test_the_second_block_leaves_the_first_bit_identical(sup, data, monkeypatch):
-    from netwright.supernets import blockwise
+    from netwright.supernets.training import blockwise
 
     kept = []
     fit = blockwise._fit

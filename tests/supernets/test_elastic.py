@@ -137,7 +137,7 @@ def test_gradients_reach_the_leading_parts_only(sup: tuple[supernets.Elastic, to
         full = named[name].grad
         assert full is not None and parameter.grad is not None
         kept = net.plan.cuts.get(name, ())
-        leading = supernets.binding.cut(full, kept)
+        leading = binding.cut(full, kept)
         torch.testing.assert_close(leading, parameter.grad, rtol=1e-4, atol=1e-6)
         assert full.abs().sum() == pytest.approx(float(leading.abs().sum()), rel=1e-4, abs=1e-6)
 
@@ -237,7 +237,7 @@ def test_kernels_and_resolutions() -> None:
         assert image.shape[-2:] == (side, side)
         torch.testing.assert_close(sup(x), small(image), rtol=1e-6, atol=1e-6)
         assert sup.cost(choice) == nw.trace(small, image).dense
-    middle = supernets.binding.crop(torch.arange(25.0).reshape(1, 1, 5, 5), 3)
+    middle = binding.crop(torch.arange(25.0).reshape(1, 1, 5, 5), 3)
     assert middle.flatten().tolist() == [6, 7, 8, 11, 12, 13, 16, 17, 18]
 
 

@@ -13,11 +13,13 @@ from torch import nn
 from netwright.errors import UsageError
 from netwright.models.zoo.cell_net import cell_op
 from netwright.papers.supernet_cells import OUTSIDE
-from netwright.supernets import OneOf, Split, dividing, elastic, few_shot, gradient_distances, max_cut
-from netwright.supernets.belonging import Belongings
-from netwright.supernets.matching import partitions, restricted, shared_names
-from netwright.supernets.stores import Node
-from netwright.supernets.training import train
+from netwright.supernets import OneOf, Split, elastic, few_shot, gradient_distances, max_cut
+from netwright.supernets.samplers import Uniform
+from netwright.supernets.stores.belonging import Belongings
+from netwright.supernets.stores.matching import partitions, restricted, shared_names
+from netwright.supernets.stores.tree import Node
+from netwright.supernets.training import dividing
+from netwright.supernets.training.paths import train
 from netwright.train import Recipe
 
 RECIPE = Recipe(epochs=4, batch_size=8, lr=0.05, precision="fp32", augment=False)
@@ -141,7 +143,7 @@ def test_there_are_as_many_partitions_as_stirling_says():
 
 def test_children_equal_their_parent_on_all_that_they_hold(sup):
     data = tiny()
-    parent = train(sup, data, RECIPE, stop=4, sampler=dividing.Uniform(0)).model
+    parent = train(sup, data, RECIPE, stop=4, sampler=Uniform(0)).model
     node = Node({}, parent)
     rules = dividing._Rules(
         "gradient-match", 2, [d.name for d in sup.space.free], 2, True, 8, OUTSIDE, "cosine", 0
@@ -202,7 +204,7 @@ def test_a_restart_begins_with_the_first_weights(sup):
     made = few_shot(sup, tiny(), few, split_by="random", splits=1, restart=True)
     assert made.steps == 5 + 2 * 10  # the leaves are trained from the beginning
     for number, leaf in enumerate(made.store.leaves):
-        alone = train(sup, tiny(), few, sampler=dividing.Uniform(number), space=leaf.space(sup.space)).model
+        alone = train(sup, tiny(), few, sampler=Uniform(number), space=leaf.space(sup.space)).model
         for name, tensor in leaf.sup.network.state_dict().items():
             assert torch.equal(tensor, alone.network.state_dict()[name])
 

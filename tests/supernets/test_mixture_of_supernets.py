@@ -14,7 +14,7 @@ import netwright as nw
 from netwright import models, supernets
 from netwright.data import Part, Splits
 from netwright.errors import UsageError
-from netwright.supernets.experts import Experts, Routed
+from netwright.supernets.stores.experts import Experts, Routed
 from netwright.train import Recipe
 
 SPACE = {"width": {"blocks.0.attn.proj": [8, 16], "*.mlp.fc1": [12, 24]}, "depth": True}

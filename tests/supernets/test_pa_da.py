@@ -14,8 +14,9 @@ from tests.supernets.cells import small_cells, tiny
 from netwright.data import ImportanceSampler, logit_gradient_norm
 from netwright.errors import UsageError
 from netwright.supernets import ImportancePath, gradient_variance
-from netwright.supernets.samplers import Draw, FairCycle, Sampler, Uniform
-from netwright.supernets.training import train
+from netwright.supernets.samplers.base import Draw, Sampler
+from netwright.supernets.samplers.fixed import FairCycle, Uniform
+from netwright.supernets.training.paths import train
 from netwright.train import Callback, Recipe, cross_entropy, fit
 
 RECIPE = Recipe(epochs=4, batch_size=8, lr=0.05, precision="fp32", augment=False, clip_norm=5.0)

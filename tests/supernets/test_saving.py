@@ -14,6 +14,7 @@ import netwright as nw
 from netwright import models, supernets
 from netwright.errors import ArtefactError, UsageError
 from netwright.structure.stand_ins import Skip
+from netwright.supernets.network import saving
 
 
 class Net(nn.Module):
@@ -95,7 +96,7 @@ def test_a_named_architecture_is_built_again(tmp_path: Path) -> None:
     again = supernets.load(supernets.save(sup, tmp_path, source=source))
     x = torch.randn(2, 1, 12, 12)
     torch.testing.assert_close(again(x), sup(x), rtol=0, atol=0)
-    assert not (tmp_path / supernets.saving.STATISTICS).exists()
+    assert not (tmp_path / saving.STATISTICS).exists()
 
 
 def test_code_is_not_run_unless_trusted(sup: supernets.Elastic, tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from netwright.errors import UsageError
 from netwright.models import ResNetCifar
 from netwright.models.zoo import ConvMacro, char_lm
 from netwright.supernets import Elastic
-from netwright.supernets.cost_tables import CostTables, cost_tables
-from netwright.supernets.gating import Gated, Gating
-from netwright.supernets.generators import Bins, LSTMGenerator, RejectionGenerator
-from netwright.supernets.relaxations import straight_through
-from netwright.supernets.sampling_shift import ProbabilityShift, shifted
+from netwright.supernets.network.cost_tables import CostTables, cost_tables
+from netwright.supernets.samplers.gating import Gated, Gating
+from netwright.supernets.samplers.generators import Bins, LSTMGenerator, RejectionGenerator
+from netwright.supernets.samplers.relaxations import straight_through
+from netwright.supernets.samplers.shift import ProbabilityShift, shifted
 from netwright.train import Recipe, State
 
 

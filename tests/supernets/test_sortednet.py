@@ -16,9 +16,10 @@ from netwright.errors import DataError, UsageError
 from netwright.models import Residual, char_lm
 from netwright.nas import Choice
 from netwright.supernets import HardLabels, Paths, for_budget, samplers
-from netwright.supernets.decoding import greedy, speculative
-from netwright.supernets.samplers import nested
-from netwright.supernets.subsets import RandomSubsets
+from netwright.supernets.network import binding
+from netwright.supernets.network.decoding import greedy, speculative
+from netwright.supernets.samplers.fixed import nested
+from netwright.supernets.samplers.subsets import RandomSubsets
 from netwright.train import State, cross_entropy
 
 
@@ -45,7 +46,7 @@ def test_each_is_contained_in_the_next() -> None:
         for name, parameter in sup.network.named_parameters():
             tensor = sup.tensors().get(name, parameter)
             places = torch.arange(parameter.numel()).reshape(parameter.shape)
-            cut = nw.supernets.binding.cut(places, sup.plan.cuts.get(name, ()))
+            cut = binding.cut(places, sup.plan.cuts.get(name, ()))
             assert cut.shape == tensor.shape
             skipped = any(name.startswith(f"{p}.") for p in sup.plan.skips)
             held[name] = set() if skipped else set(cut.reshape(-1).tolist())

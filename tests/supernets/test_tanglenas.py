@@ -17,9 +17,10 @@ from netwright.errors import UsageError
 from netwright.models.zoo import char_lm, conv_macro
 from netwright.nas import search
 from netwright.supernets import Elastic
-from netwright.supernets.relaxations import dirichlet, gumbel_one_hot
-from netwright.supernets.sampling_gradient import METHODS, GradientAlpha, concentration, held_batch
-from netwright.supernets.spaces import autoformer, autoformer_choice
+from netwright.supernets.samplers.gradient import METHODS, GradientAlpha, concentration
+from netwright.supernets.samplers.relaxations import dirichlet, gumbel_one_hot
+from netwright.supernets.spaces.autoformer import autoformer, autoformer_choice
+from netwright.supernets.training.bilevel import held_batch
 from netwright.train import Recipe
 
 RECIPE = Recipe(epochs=2, batch_size=16, lr=0.05, augment=False, precision="fp32")

@@ -79,7 +79,7 @@ def train(
 
     if check_output(output, "-o") != "folder":
         raise UsageError(f"{output}: a supernet is a folder", "give the name of a folder with -o")
-    if (output / supernets.saving.DESCRIPTION).exists():
+    if supernets.is_saved(output):
         raise UsageError(f"{output} holds a trained supernet", "choose another folder with -o, or delete it")
     if sampler not in SAMPLERS:
         raise UsageError(f"there is no sampler {sampler!r}", f"choose from {', '.join(SAMPLERS)}")

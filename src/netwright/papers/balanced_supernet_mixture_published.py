@@ -12,7 +12,7 @@ from netwright.models.zoo.pooled_resnet import pooled_resnet
 from netwright.nas.ranking import kendall
 from netwright.papers.run import Run
 from netwright.supernets import elastic
-from netwright.supernets.mixture import choices_of
+from netwright.supernets.stores.mixture import choices_of
 
 #: Numbers of supernets.
 COUNTS = (1, 2, 4, 8)

@@ -23,7 +23,7 @@ from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Cell, Run, drawing, one_thread
 from netwright.papers.sparse_parts import mean_deviation, paired
 from netwright.supernets import BalancedRouter, Mixture, Supernets, accuracies, elastic, train
-from netwright.supernets.mixture import choices_of
+from netwright.supernets.stores.mixture import choices_of
 from netwright.train import Recipe
 from netwright.train.losses import cross_entropy
 

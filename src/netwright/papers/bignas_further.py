@@ -30,7 +30,7 @@ from netwright.papers.bignas_parts import (
 from netwright.papers.run import Run, one_thread
 from netwright.papers.sparse_parts import paired
 from netwright.supernets import Elastic, HardLabels, InplaceDistill, Paths, samplers, train
-from netwright.supernets.progressive import ProgressiveShrinking
+from netwright.supernets.samplers.progressive import ProgressiveShrinking
 from netwright.train import fit
 
 LABELS, LARGE, UNZEROED, COSINE = "labels only", "no smallest child", "gamma of ones", "cosine to zero"

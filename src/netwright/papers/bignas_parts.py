@@ -19,9 +19,9 @@ from netwright.papers.run import Cell, Run, one_thread
 from netwright.papers.sparse_parts import fashion, paired
 from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.supernets import Elastic, InplaceDistill, Paths, elastic, samplers, train
-from netwright.supernets.resizing import Resize
-from netwright.supernets.samplers import Sampler
-from netwright.supernets.training import HardLabels, Rule
+from netwright.supernets.network.resizing import Resize
+from netwright.supernets.samplers.base import Sampler
+from netwright.supernets.training.paths import HardLabels, Rule
 from netwright.train import Recipe, evaluate, fit
 
 WIDTHS, DEPTHS, KERNELS, SIDES = (0.5, 0.75, 1.0), (1, 2, 3), (3, 5), (10, 12, 14)

@@ -17,7 +17,7 @@ from netwright.papers.noise import noise
 from netwright.papers.run import Cell, Run, drawing, one_thread
 from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.supernets import Elastic, EnsembleBootstrap, OneOf, elastic
-from netwright.supernets.blockwise import train_blockwise
+from netwright.supernets.training.blockwise import train_blockwise
 from netwright.train import Recipe, build_optimizer, evaluate, fit
 from netwright.train.losses import cross_entropy
 

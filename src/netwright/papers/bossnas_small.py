@@ -19,8 +19,8 @@ from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Cell, Run, drawing, one_thread
 from netwright.papers.sparse_parts import mean_deviation, paired
 from netwright.supernets import Elastic, EnsembleBootstrap, LocalLabels, elastic, samplers, train
-from netwright.supernets.blockwise import train_blockwise
-from netwright.supernets.bootstrapping import BlockLoss
+from netwright.supernets.training.blockwise import train_blockwise
+from netwright.supernets.training.bootstrapping import BlockLoss
 from netwright.train import Recipe, evaluate
 
 #: Values of every width, and the blocks of two layers.

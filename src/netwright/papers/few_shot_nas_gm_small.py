@@ -28,8 +28,8 @@ from netwright.papers.supernet_cells import (
     tau_table,
 )
 from netwright.supernets import Elastic, FewShot, Node, Paths, elastic, few_shot, train
-from netwright.supernets.samplers import Uniform
-from netwright.supernets.training import HardLabels
+from netwright.supernets.samplers.fixed import Uniform
+from netwright.supernets.training.paths import HardLabels
 from netwright.train import Recipe
 
 ONE, LEAF, ALONE, RANDOM, MATCH = (

@@ -22,8 +22,9 @@ from netwright.papers.run import Run, drawing, one_thread
 from netwright.papers.sparse_parts import mean_deviation, paired
 from netwright.papers.supernet_cells import Judge, Ranked, cell_supernet, few_data, for_fit, tau_table
 from netwright.supernets import Elastic, ImportancePath, Paths, elastic, gradient_variance, train
-from netwright.supernets.samplers import FairCycle, Sampler, Uniform
-from netwright.supernets.training import HardLabels
+from netwright.supernets.samplers.base import Sampler
+from netwright.supernets.samplers.fixed import FairCycle, Uniform
+from netwright.supernets.training.paths import HardLabels
 from netwright.train import Callback, State
 
 SPOS, PATHS, DATA, BOTH, FAIR = "SPOS", "PA", "DA", "PA&DA", "FairNAS"

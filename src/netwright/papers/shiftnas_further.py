@@ -28,9 +28,9 @@ from netwright.papers.shiftnas_small import (
 from netwright.papers.sparse_parts import paired
 from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.supernets import Bins, Elastic, ProbabilityShift, cost_tables, elastic, samplers
-from netwright.supernets.measures import Accuracy
-from netwright.supernets.samplers import Draw
-from netwright.supernets.spaces import VisionTransformer
+from netwright.supernets.samplers.base import Draw
+from netwright.supernets.searching.measures import Accuracy
+from netwright.supernets.spaces.autoformer import VisionTransformer
 from netwright.train import State, evaluate, fit
 
 #: Bins whose targets are budgets, and evaluations of evolution for each.

@@ -29,7 +29,7 @@ from netwright.supernets import (
     samplers,
     train,
 )
-from netwright.supernets.measures import Accuracy
+from netwright.supernets.searching.measures import Accuracy
 from netwright.train import Recipe
 
 WIDTHS = (4, 8, 12, 16, 24, 32)

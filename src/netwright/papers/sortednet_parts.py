@@ -29,8 +29,8 @@ from netwright.supernets import (
     sort_channels,
     train,
 )
-from netwright.supernets.samplers import Sampler
-from netwright.supernets.subsets import RandomSubsets
+from netwright.supernets.samplers.base import Sampler
+from netwright.supernets.samplers.subsets import RandomSubsets
 from netwright.train import Recipe, evaluate, fit
 
 WIDTH, BLOCKS = 32, 5

@@ -8,7 +8,7 @@ from netwright.data import Part, characters
 from netwright.models import char_lm
 from netwright.papers.run import Run, drawing
 from netwright.supernets import Elastic, HardLabels, Paths, elastic, samplers, train
-from netwright.supernets.decoding import greedy, speculative
+from netwright.supernets.network.decoding import greedy, speculative
 from netwright.train import Recipe, evaluate
 
 CONTEXT, DEPTHS = 64, (2, 4, 6)

@@ -9,7 +9,7 @@ from netwright.data import load
 from netwright.papers.run import Run
 from netwright.pruning.removal.initialisation import reinitialise_
 from netwright.supernets import Differentiable
-from netwright.supernets.spaces import autoformer
+from netwright.supernets.spaces.autoformer import autoformer
 from netwright.train import Recipe, evaluate, fit
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from netwright.models.zoo import MACRO_SPACES, ConvMacro, conv_macro
 from netwright.supernets import Elastic, elastic
-from netwright.supernets.sampling_gradient import GradientAlpha
+from netwright.supernets.samplers.gradient import GradientAlpha
 
 
 def macro_supernet(space: str, seed: int) -> Elastic:

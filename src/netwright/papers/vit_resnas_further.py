@@ -27,7 +27,7 @@ from netwright.papers.vit_resnas_small import (
     reductions,
 )
 from netwright.structure import trace
-from netwright.supernets.vit_resnas import vit_resnas
+from netwright.supernets.spaces.vit_resnas import vit_resnas
 
 BATCH = 64
 

@@ -22,7 +22,7 @@ from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Cell, Run, one_thread
 from netwright.papers.sparse_parts import mean_deviation, paired
 from netwright.supernets import Elastic, HardLabels, Paths, Sorting, samplers, train
-from netwright.supernets.vit_resnas import (
+from netwright.supernets.spaces.vit_resnas import (
     SHRINK_ORDER,
     VIT_SPACES,
     VitStageSpace,

@@ -121,7 +121,7 @@ def prepare(
     say, place = note or (lambda _: None), folder.cache("supernet")
     listed = place / "found.json"
     if not listed.exists():
-        if not (place / supernets.saving.DESCRIPTION).exists():
+        if not supernets.is_saved(place):
             how = recovery_recipe(
                 dense, recipe, EPOCHS * max(recovery, 1), _DISTILL, from_scratch=from_scratch
             )

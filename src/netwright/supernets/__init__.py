@@ -1,33 +1,34 @@
 """Any network as a weight-sharing supernet: convert, sample, train, extract, rank."""
 
 from netwright.supernets import samplers
-from netwright.supernets.blockwise import Blockwise, train_blockwise
-from netwright.supernets.blueprint import Blueprint
-from netwright.supernets.bootstrapping import EnsembleBootstrap, LocalLabels, PopulationCentre
-from netwright.supernets.cost_tables import CostTables, cost_tables
-from netwright.supernets.differentiable import Derived, Differentiable
-from netwright.supernets.dims import OneOf
-from netwright.supernets.dividing import FewShot, few_shot
-from netwright.supernets.elastic import Elastic
-from netwright.supernets.experts import Experts, Routed
-from netwright.supernets.fronts import pick, read_front, write_front
-from netwright.supernets.generators import Bins, LSTMGenerator, RejectionGenerator, generate
-from netwright.supernets.making import elastic
-from netwright.supernets.matching import gradient_distances, max_cut
-from netwright.supernets.measures import Accuracy, Latency, Macs, Measure, Params
-from netwright.supernets.mixture import Mixture, Supernets
-from netwright.supernets.routing import BalancedRouter, accuracies
-from netwright.supernets.sampling_gradient import GradientAlpha
-from netwright.supernets.sampling_importance import ImportancePath
-from netwright.supernets.sampling_shift import ProbabilityShift
-from netwright.supernets.saving import as_pruned, describe, load, save
-from netwright.supernets.searching import Family, Member, for_budget, search
-from netwright.supernets.siamese import Siamese
-from netwright.supernets.sorting import Sorting, sort_channels
-from netwright.supernets.standalone import spread, train_alone
-from netwright.supernets.stores import Node, Split
-from netwright.supernets.training import HardLabels, InplaceDistill, Paths, Rule, train
-from netwright.supernets.variance import GradientVariance, gradient_variance
+from netwright.supernets.network.blueprint import Blueprint
+from netwright.supernets.network.cost_tables import CostTables, cost_tables
+from netwright.supernets.network.dims import OneOf
+from netwright.supernets.network.elastic import Elastic
+from netwright.supernets.network.generating import generate
+from netwright.supernets.network.making import elastic
+from netwright.supernets.network.saving import as_pruned, describe, is_saved, load, save
+from netwright.supernets.network.sorting import Sorting, sort_channels
+from netwright.supernets.samplers.generators import Bins, LSTMGenerator, RejectionGenerator
+from netwright.supernets.samplers.gradient import GradientAlpha
+from netwright.supernets.samplers.importance import ImportancePath
+from netwright.supernets.samplers.routing import BalancedRouter, accuracies
+from netwright.supernets.samplers.shift import ProbabilityShift
+from netwright.supernets.searching.differentiable import Derived, Differentiable
+from netwright.supernets.searching.family import Family, Member, for_budget, search
+from netwright.supernets.searching.fronts import pick, read_front, write_front
+from netwright.supernets.searching.measures import Accuracy, Latency, Macs, Measure, Params
+from netwright.supernets.searching.standalone import spread, train_alone
+from netwright.supernets.stores.experts import Experts, Routed
+from netwright.supernets.stores.matching import gradient_distances, max_cut
+from netwright.supernets.stores.mixture import Mixture, Supernets
+from netwright.supernets.stores.siamese import Siamese
+from netwright.supernets.stores.tree import Node, Split
+from netwright.supernets.training.blockwise import Blockwise, train_blockwise
+from netwright.supernets.training.bootstrapping import EnsembleBootstrap, LocalLabels, PopulationCentre
+from netwright.supernets.training.dividing import FewShot, few_shot
+from netwright.supernets.training.paths import HardLabels, InplaceDistill, Paths, Rule, train
+from netwright.supernets.training.variance import GradientVariance, gradient_variance
 
 __all__ = [
     "Accuracy",
@@ -78,6 +79,7 @@ __all__ = [
     "generate",
     "gradient_distances",
     "gradient_variance",
+    "is_saved",
     "load",
     "max_cut",
     "pick",
