@@ -12,6 +12,7 @@ from torch import nn
 import netwright as nw
 from netwright import models, supernets
 from netwright.errors import UsageError
+from netwright.supernets.network import binding
 
 WIDTHS = [0.25, 0.5, 0.75, 1.0]
 
