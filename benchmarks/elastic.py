@@ -2,6 +2,7 @@
 
     python benchmarks/elastic.py switch            # ResNet-50: switching, the full width, memory of a step
     python benchmarks/elastic.py zoo [--choices 20]   # nine networks: extracted = sliced, costs, a step
+    python benchmarks/elastic.py zoo --memory --only vit   # a step of the largest sub-network beside plain
     python benchmarks/elastic.py whittle           # a small GPT beside whittle (pip install whittle)
 
 Times are medians of calls that alternate in one process on one thread (of a switch, its CPU time); memory is
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import netwright as nw
+from netwright import supernets
 from netwright.errors import UsageError
 
 WIDTHS = [0.25, 0.5, 0.75, 1.0]
@@ -183,6 +185,35 @@ def _call(network: nn.Module, example: Any) -> Tensor:
     return answer if isinstance(answer, Tensor) else answer.logits
 
 
+def _zoo_step(kind: str, name: str) -> None:
+    """Two training steps of a network of the zoo: plain, or the largest sub-network."""
+    model, example = next((m, x) for n, m, x in networks() if n == name)
+    network = _supernet(model, example) if kind != "plain" else model
+    if kind == "plain":
+        nw.trace(model, example)  # what is only needed once is no part of the comparison
+        network = copy.deepcopy(model)
+    del model
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    for _ in range(2):
+        _call(network.train(), example).float().square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def memory(name: str) -> dict[str, Any]:
+    """Peak memory of training steps, the supernet's largest sub-network beside the plain network."""
+    found = {kind: peak_mb(_zoo_step, kind, name) for kind in ("plain", "supernet")}
+    return {"network": name, "step_peak_mb": found, "ratio": found["supernet"] / found["plain"]}
+
+
+def _supernet(model: nn.Module, example: Any) -> supernets.Elastic:
+    """Of four widths, and of depths where the network has residual blocks."""
+    try:
+        return nw.elastic(model.eval(), example, width=WIDTHS, depth=True).eval()
+    except UsageError:  # no residual block, or its code fixes sizes
+        return nw.elastic(model.eval(), example, width=WIDTHS).eval()
+
+
 def check(name: str, model: nn.Module, example: Any, count: int) -> dict[str, Any]:
     """Random choices: slice against extracted, predicted against retraced cost, a step on each."""
     begun = time.process_time()
@@ -190,10 +221,7 @@ def check(name: str, model: nn.Module, example: Any, count: int) -> dict[str, An
     with torch.no_grad():  # no zero and no one hides a mistake
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-    try:
-        sup = nw.elastic(model.eval(), example, width=WIDTHS, depth=True).eval()
-    except UsageError:  # no residual block
-        sup = nw.elastic(model.eval(), example, width=WIDTHS).eval()
+    sup = _supernet(model, example)
     made = time.process_time() - begun
     rng = np.random.default_rng(0)
     worst, wrong, steps = 0.0, {"macs": 0, "params": 0, "activation_bytes": 0}, 0
@@ -417,12 +445,14 @@ def main() -> None:
     parser.add_argument("what", choices=("switch", "zoo", "whittle"))
     parser.add_argument("--choices", type=int, default=20, help="of each network of the zoo")
     parser.add_argument("--only", help="parts of names of networks of the zoo")
+    parser.add_argument("--memory", action="store_true", help="of a training step, instead of the checks")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.what == "zoo":
         for name, model, example in networks():
             if not given.only or any(o in name.lower() for o in given.only.lower().split(",")):
-                print(json.dumps(check(name, model, example, given.choices)), flush=True)
+                found = memory(name) if given.memory else check(name, model, example, given.choices)
+                print(json.dumps(found), flush=True)
         return
     if given.what == "whittle":
         try:

@@ -189,6 +189,52 @@ def test_activation_memory_by_hand() -> None:
     assert written(nn.ConvTranspose2d(3, 2, 2, stride=2)) == 2 * 4 * plane
 
 
+class Heads(nn.Module):
+    """Heads moved to the front and back, copied on the way as the name says."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.up, self.down, self.way = nn.Linear(6, 12), nn.Linear(12, 2), way
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, N, 6)
+        y = self.up(x).unflatten(-1, (-1, 4)).transpose(1, 2)  # (B, heads, N, 4)
+        if self.way == "contiguous":
+            y = y.contiguous()
+        elif self.way == "reshape":
+            y = y.reshape(y.shape[0], -1, 1, 4).unflatten(1, (-1, x.shape[1])).squeeze(3)
+        elif self.way == "clone":
+            y = y.clone(memory_format=torch.preserve_format)
+        y = (y @ y.transpose(2, 3)).softmax(-1) @ y
+        return self.down(y.transpose(1, 2).flatten(2))
+
+
+def test_a_single_head_is_moved_without_a_copy() -> None:
+    x, bytes_of = torch.randn(2, 5, 6), {}
+    for way in ("contiguous", "reshape", "clone", "back"):
+        model = Heads(way).eval()
+        net = trace(model, x)
+        (heads,) = (a for a in net.prunable if a.size == 3)
+        for count in (3, 2, 1):
+            keep = net.everything
+            for part in heads.parts:
+                keep[part[count:]] = False
+            assert net.cost(keep) == trace(shrink(model, net, keep).model, x).dense
+        bytes_of[way] = net.cost(keep).activation_bytes
+    assert bytes_of["contiguous"] == bytes_of["reshape"] == bytes_of["back"]
+    assert bytes_of["clone"] == bytes_of["back"] + 5 * 4 * 4  # the code asks for that one
+
+
+@pytest.mark.parametrize("name", ["vision transformer", "timm vit", "transformer encoder", "regnet", "gru"])
+def test_the_narrowest_network_costs_what_was_said(name: str) -> None:
+    model, example = SMALL[name]()
+    net = trace(model.eval(), example)
+    keep = net.everything
+    for axis in net.prunable:
+        for part in axis.parts:
+            keep[part[1:]] = False
+    assert trace(shrink(model, net, keep).model, example).dense == net.cost(keep)
+
+
 def test_products_of_every_kind_are_counted() -> None:
     class Products(nn.Module):
         def __init__(self) -> None:

@@ -110,9 +110,7 @@ def test_extracted_equals_slice_and_costs_what_was_said(sup: tuple[supernets.Ela
         torch.testing.assert_close(net.set(choice)(x), small(x), rtol=1e-6, atol=1e-6)
         dense = nw.trace(small, x).dense
         cost = net.cost(choice)
-        assert (cost.macs, cost.params) == (dense.macs, dense.params)
-        if all(choice[w.name] > 0.25 for w in net.blueprint.widths):  # one head is reshaped without a copy
-            assert cost == dense
+        assert cost == dense
         assert not any("netwright.supernets" in type(m).__module__ for m in small.modules())
         assert sum(p.numel() for p in small.parameters()) == dense.params
 

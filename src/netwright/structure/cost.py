@@ -16,6 +16,7 @@ from torch import Tensor
 
 from netwright.structure.collecting import uncollected
 from netwright.structure.record import Node, Recording
+from netwright.structure.relayout import Relayout, Relayouts
 from netwright.structure.sizes import Sizes
 
 if TYPE_CHECKING:
@@ -118,7 +119,9 @@ class CostModel:
         self._batch = max(batch, 1)
         self._nodes: list[tuple[Node, tuple[int, ...]]] = []
         self._terms: list[_Term] = []
+        self._copies: list[tuple[int, Relayout, dict[int, int]]] = []
         self._collect()
+        self._relayouts = Relayouts(self._copies)
         width = max((len(t.rows) for t in self._terms), default=0)
         one = -1
         self._rows = np.array(
@@ -205,13 +208,15 @@ class CostModel:
         out = np.broadcast_to(self._factors, (len(counts), len(self._factors))).copy()
         for column in self._rows.T:
             out *= counts[:, column]
+        for term, gone in self._relayouts.vanished(counts):
+            out[gone, term] = 0
         return out
 
     def _collect(self) -> None:
         recording = self._recording
         root: dict[int, int] = {number: number for number in recording.parameters.values()}
         counted: set[int] = set()
-        for node in recording.nodes:
+        for node, then in zip(recording.nodes, [*recording.nodes[1:], None], strict=True):
             if node.op in VIEWS:
                 if node.inputs and node.inputs[0] in root:
                     for number in node.outputs:
@@ -230,6 +235,9 @@ class CostModel:
                     self._term(index, 1, self._all(number), 1)
             if node.op in FACTORIES:
                 continue
+            copy = Relayout.of(recording, node, then)
+            if copy is not None:
+                self._copies.append((len(self._terms), copy, self._known(node.inputs[0])))
             for number in allocated(node):
                 self._term(index, 2, self._all(number, like=first), recording.dtypes[number].itemsize)
 

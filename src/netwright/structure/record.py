@@ -80,14 +80,14 @@ class _Recorder(TorchDispatchMode):
         shape = tuple(tensor.shape)
         self.recording.shapes.append(shape)
         self.recording.dtypes.append(tensor.dtype)
-        if tensor.layout == torch.strided:
-            stride = tensor.stride()
-            if 0 in stride:
-                free = frozenset(
-                    d for d, (s, n) in enumerate(zip(stride, shape, strict=True)) if s == 0 and n > 1
-                )
-                if free:
-                    self.recording.broadcast[new] = free
+        stride = tensor.stride() if tensor.layout == torch.strided else ()
+        self.recording.strides.append(stride)
+        if 0 in stride:
+            free = frozenset(
+                d for d, (s, n) in enumerate(zip(stride, shape, strict=True)) if s == 0 and n > 1
+            )
+            if free:
+                self.recording.broadcast[new] = free
         return new
 
     def start(self, tensor: Tensor) -> int:

@@ -49,6 +49,7 @@ class Recording:
         nodes: Operator calls in order.
         shapes: Shape of every tensor, by number.
         dtypes: Its dtype.
+        strides: Its strides when it was made, () where it has none.
         broadcast: Dimensions of stride 0 and size above 1 (expanded ones, or copies of one element), where
             there are any.
         constants: Value of single numbers that the code made into a tensor, and of what is computed of them.
@@ -64,6 +65,7 @@ class Recording:
     nodes: list[Node] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     dtypes: list[torch.dtype] = field(default_factory=list)
+    strides: list[tuple[int, ...]] = field(default_factory=list)
     broadcast: dict[int, frozenset[int]] = field(default_factory=dict)
     constants: dict[int, float] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
