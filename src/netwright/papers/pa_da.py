@@ -27,6 +27,19 @@ CLAIMS = (
     Claim("stand-alone accuracy of the chosen network, PA&DA above SPOS, points", _FOUND, ">= 0"),
     Claim("macro-81: tau of PA&DA above SPOS", _TAU, ">= 0.02", FURTHER),
     Claim("macro-81: tau of PA&DA above FairNAS", _TAU, ">= 0", FURTHER),
+    Claim(
+        "macro-81: stand-alone accuracy of the chosen network, PA&DA above SPOS, points",
+        _FOUND,
+        ">= 0",
+        FURTHER,
+    ),
+    Claim("tau of PA&DA above SUMNAS", _TAU, ">= 0", FURTHER),
+    Claim("inherited accuracy of 30 networks, PA&DA above SUMNAS, points", _GENERAL, "> 0", FURTHER),
+    Claim("with a zero: gradient variance of PA&DA by SPOS, importance weighted", _VARIANCE, "< 1", FURTHER),
+    Claim("with a zero: gradient variance of PA&DA by SPOS, steps as trained", _VARIANCE, "< 1", FURTHER),
+    Claim(
+        "with a zero: inherited accuracy of 30 networks, PA&DA above SPOS, points", _GENERAL, "> 0", FURTHER
+    ),
 )
 
 
@@ -40,10 +53,10 @@ CLAIMS = (
     claims=CLAIMS,
 )
 def reproduce(run: Run) -> None:
-    """Measure the claims on the exhaustive tables of cells and, with ``--all``, of widths."""
-    from netwright.papers import pa_da_small
+    """Measure the claims on the table of cells; with ``--all`` on widths, beside SUMNAS and with a zero."""
+    from netwright.papers import pa_da_further, pa_da_small
 
     if run.scope == FURTHER:
-        pa_da_small.measure_widths(run)
+        pa_da_further.measure(run)
     else:
         pa_da_small.measure(run)

@@ -25,16 +25,21 @@ from netwright.supernets import Elastic, ImportancePath, Paths, elastic, gradien
 from netwright.supernets.samplers.base import Sampler
 from netwright.supernets.samplers.fixed import FairCycle, Uniform
 from netwright.supernets.training.paths import HardLabels
-from netwright.train import Callback, State
+from netwright.supernets.training.reptile import Reptile
+from netwright.train import Callback, Recipe, State
 
-SPOS, PATHS, DATA, BOTH, FAIR = "SPOS", "PA", "DA", "PA&DA", "FairNAS"
+SPOS, PATHS, DATA, BOTH, FAIR, SUM = "SPOS", "PA", "DA", "PA&DA", "FairNAS", "SUMNAS"
 #: Epochs of one path a step; FairNAS takes as many paths a step as there are values, and fewer epochs.
 EPOCHS = 20
 #: Of widths, of which FairNAS takes 3 paths a step.
 WIDTH_EPOCHS = 18
 #: Steps that a variance is measured on, each time.
 DRAWS = 20
+#: Of a quick run; SUMNAS makes 8 passes a step.
+QUICK_EPOCHS = 8
 RECIPE = dataclasses.replace(CELLS, epochs=EPOCHS)
+#: Of SUMNAS' outer steps; the inner ones are clipped.
+OUTER: Mapping[str, Any] = {"lr": 1.0, "momentum": 0.0, "weight_decay": 4e-5, "clip_norm": None}
 _NETWORKS = 30
 
 
@@ -88,19 +93,14 @@ def measure(run: Run) -> None:
     """The headline: five arms on the table of cells."""
     with one_thread():
         data = few_data(run)
-        arms = _arms(run, "cell-64", data, cell_supernet, run.seeds(5), looks=True)
+        arms = trained(run, "cell-64", data, cell_supernet, run.seeds(5), looks=True)
         ratio, spread = _overhead(run, for_fit(data))
     bench = judged(arms, "cell-64")
-    tau_table(run, "Kendall's tau with the stand-alone accuracy, cell-64", arms, bench, SPOS, _NOTE)
-    _variances(run, arms)
+    tau_table(run, "Kendall's tau with the stand-alone accuracy, cell-64", arms, bench, SPOS, NOTE)
+    variances(run, arms, "Gradient variance by that of SPOS")
     run.plot(figure("PA&DA", [taus(arms), _panel(arms)], columns=2, width=520, height=320))
     run.measure("time of PA&DA by SPOS, same paths and examples", ratio, spread)
-    weighted = [_ratio(a, b) for a, b in zip(arms[BOTH].weighted, arms[SPOS].weighted, strict=True)]
-    plain = [_ratio(a, b) for a, b in zip(arms[BOTH].plain, arms[SPOS].plain, strict=True)]
-    one = [1.0] * len(plain)
-    for name, ratios in (("importance weighted", weighted), ("steps as trained", plain)):
-        above, half = paired(ratios, one)
-        run.measure(f"gradient variance of PA&DA by SPOS, {name}", 1 + above, half)
+    compare_variances(run, arms)
     some, half = paired(arms[BOTH].some, arms[SPOS].some)
     run.measure("inherited accuracy of 30 networks, PA&DA above SPOS, points", 100 * some, 100 * half)
     if bench.ceiling < LEAST_CEILING:
@@ -113,7 +113,23 @@ def measure(run: Run) -> None:
     run.measure(name, 100 * best, 100 * half)
 
 
-_NOTE = (
+def compare_variances(run: Run, arms: Mapping[str, Arm], prefix: str = "") -> None:
+    """Measure the two claims on gradient variances.
+
+    Args:
+        run: The run.
+        arms: With looks.
+        prefix: Of the claims' names.
+    """
+    weighted = [_ratio(a, b) for a, b in zip(arms[BOTH].weighted, arms[SPOS].weighted, strict=True)]
+    plain = [_ratio(a, b) for a, b in zip(arms[BOTH].plain, arms[SPOS].plain, strict=True)]
+    one = [1.0] * len(plain)
+    for name, ratios in (("importance weighted", weighted), ("steps as trained", plain)):
+        above, half = paired(ratios, one)
+        run.measure(f"{prefix}gradient variance of PA&DA by SPOS, {name}", 1 + above, half)
+
+
+NOTE = (
     "All arms make the same number of forward and backward passes; FairNAS takes one step for as many of "
     "them as a dim has values."
 )
@@ -123,15 +139,18 @@ def measure_widths(run: Run) -> None:
     """A further space: the widths of `macro-81`, with SPOS, FairNAS and PA&DA."""
     with one_thread():
         data = few_data(run)
-        arms = _arms(run, "macro-81", data, width_supernet, run.seeds(3), (SPOS, BOTH, FAIR), WIDTH_EPOCHS)
+        arms = trained(run, "macro-81", data, width_supernet, run.seeds(3), (SPOS, BOTH, FAIR), WIDTH_EPOCHS)
     bench = judged(arms, "macro-81")
-    tau_table(run, "Kendall's tau with the stand-alone accuracy, macro-81", arms, bench, SPOS, _NOTE)
+    tau_table(run, "Kendall's tau with the stand-alone accuracy, macro-81", arms, bench, SPOS, NOTE)
     run.plot(figure("PA&DA on widths", [taus(arms, "Kendall's tau, macro-81")], width=520, height=320))
     if bench.ceiling < LEAST_CEILING:
         run.cannot_decide(f"the table ranks itself with tau {bench.ceiling:.2f} only")
         return
     for other in (SPOS, FAIR):
         run.measure(f"macro-81: tau of PA&DA above {other}", *paired(arms[BOTH].taus, arms[other].taus))
+    best, half = paired(arms[BOTH].best, arms[SPOS].best)
+    name = "macro-81: stand-alone accuracy of the chosen network, PA&DA above SPOS, points"
+    run.measure(name, 100 * best, 100 * half)
 
 
 def width_supernet(seed: int) -> Elastic:
@@ -150,12 +169,23 @@ def _samplers(name: str, seed: int, data: Splits) -> tuple[Sampler, ImportanceSa
     sampler: Sampler = Uniform(seed)
     if name in (PATHS, BOTH):
         sampler = ImportancePath(seed)
-    if name == FAIR:
+    if name in (FAIR, SUM):
         sampler = FairCycle(seed)
     return sampler, ImportanceSampler(data.train) if name in (DATA, BOTH) else None
 
 
-def _arms(
+def _training(kind: str, sup: Elastic, epochs: int, seed: int, sampler: Sampler) -> tuple[Recipe, Paths]:
+    """Recipe and passes of an arm: as many passes in all as one path a step has in `epochs`."""
+    paths_a_step = max(len(list(d.each())) for d in sup.space.free) if kind in (FAIR, SUM) else 1
+    if kind != SUM:
+        few = max(epochs // paths_a_step, 1)
+        return dataclasses.replace(RECIPE, epochs=few, seed=seed), Paths(sampler, HardLabels())
+    paths = Reptile(sampler, HardLabels(), keep=True)
+    few = max(epochs // (paths_a_step * paths.inner_steps), 1)
+    return dataclasses.replace(RECIPE, **OUTER, epochs=few, seed=seed), paths
+
+
+def trained(
     run: Run,
     name: str,
     data: Splits,
@@ -164,10 +194,29 @@ def _arms(
     names: Sequence[str] = (SPOS, PATHS, DATA, BOTH, FAIR),
     epochs: int = EPOCHS,
     *,
+    choices: Sequence[Choice] | None = None,
     looks: bool = False,
 ) -> dict[str, Arm]:
-    TabularBench.load(name)  # what is missing is missed before the work, not after it
-    epochs, choices = 4 if run.quick else epochs, list(benches.find(name).space.enumerate())
+    """Train the supernets of some arms, with equal forward and backward passes.
+
+    Args:
+        run: The run.
+        name: Of the space, in the log and the settings.
+        data: To train on and to judge by.
+        make: Seed -> supernet.
+        seeds: One supernet of each arm for each.
+        names: The arms.
+        epochs: Of an arm with one pass a step; 8 in a quick run.
+        choices: The networks to judge; those of the table of this name when None.
+        looks: Whether gradient variances are measured.
+
+    Returns:
+        Arm -> what it made, not yet compared with a table.
+    """
+    if choices is None:
+        TabularBench.load(name)  # what is missing is missed before the work, not after it
+        choices = list(benches.find(name).space.enumerate())
+    epochs = QUICK_EPOCHS if run.quick else epochs
     run.settings[name] = {
         "recipe": {**dataclasses.asdict(RECIPE), "epochs": epochs},
         "data": f"Fashion-MNIST at 14x14, {len(data.train):,} to train, {len(data.val):,} to rank by",
@@ -178,12 +227,10 @@ def _arms(
     for seed in seeds:
         for kind, arm in arms.items():
             sup = make(seed)
-            paths_a_step = max(len(list(d.each())) for d in sup.space.free) if kind == FAIR else 1
-            recipe = dataclasses.replace(RECIPE, epochs=max(epochs // paths_a_step, 1), seed=seed)
             sampler, order = _samplers(kind, seed, few)
+            recipe, paths = _training(kind, sup, epochs, seed, sampler)
             at = sorted({max(round(recipe.epochs * share), 1) for share in (1 / 3, 2 / 3, 1)})
             looking = Looks(sampler, order, few, at, 3 if run.quick else DRAWS)
-            paths = Paths(sampler, HardLabels())
             callbacks = (looking,) if looks else ()
             fitted = train(sup, few, recipe, paths=paths, order=order, callbacks=callbacks, device="cpu")
             assert isinstance(fitted.model, Elastic)
@@ -247,11 +294,17 @@ def _ratio(one: Sequence[float], other: Sequence[float]) -> float:
     return float(np.mean([a / b for a, b in zip(one, other, strict=True)]))
 
 
-def _variances(run: Run, arms: Mapping[str, Arm]) -> None:
-    """Table of the variances by those of SPOS, look by look."""
+def variances(run: Run, arms: Mapping[str, Arm], title: str) -> None:
+    """Add a table of the variances by those of SPOS, look by look.
+
+    Args:
+        run: The run.
+        arms: With looks.
+        title: Of the table.
+    """
     rows = []
     for name, arm in arms.items():
-        for title, of, base in (
+        for estimate, of, base in (
             ("importance weighted", arm.weighted, arms[SPOS].weighted),
             ("as trained", arm.plain, arms[SPOS].plain),
         ):
@@ -259,9 +312,9 @@ def _variances(run: Run, arms: Mapping[str, Arm]) -> None:
                 [[a / b for a, b in zip(x, y, strict=False)] for x, y in zip(of, base, strict=True)]
             )
             cells = [*looks.mean(0).tolist(), None, None, None][:3]
-            rows.append((name, title, *cells, float(looks.mean())))
+            rows.append((name, estimate, *cells, float(looks.mean())))
     run.table(
-        "Gradient variance by that of SPOS",
+        title,
         ("arm", "estimate", "after a third", "after two thirds", "in the end", "mean"),
         rows,
         f"Of all parameters, {DRAWS} steps a look, with the probabilities that the next epoch would have. "

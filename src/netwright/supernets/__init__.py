@@ -12,12 +12,14 @@ from netwright.supernets.network.sorting import Sorting, sort_channels
 from netwright.supernets.samplers.generators import Bins, LSTMGenerator, RejectionGenerator
 from netwright.supernets.samplers.gradient import GradientAlpha
 from netwright.supernets.samplers.importance import ImportancePath
+from netwright.supernets.samplers.regional import RegionalAlpha
 from netwright.supernets.samplers.routing import BalancedRouter, accuracies
 from netwright.supernets.samplers.shift import ProbabilityShift
 from netwright.supernets.searching.differentiable import Derived, Differentiable
 from netwright.supernets.searching.family import Family, Member, for_budget, search
 from netwright.supernets.searching.fronts import pick, read_front, write_front
 from netwright.supernets.searching.measures import Accuracy, Latency, Macs, Measure, Params
+from netwright.supernets.searching.projection import project
 from netwright.supernets.searching.standalone import spread, train_alone
 from netwright.supernets.stores.experts import Experts, Routed
 from netwright.supernets.stores.matching import gradient_distances, max_cut
@@ -28,6 +30,7 @@ from netwright.supernets.training.blockwise import Blockwise, train_blockwise
 from netwright.supernets.training.bootstrapping import EnsembleBootstrap, LocalLabels, PopulationCentre
 from netwright.supernets.training.dividing import FewShot, few_shot
 from netwright.supernets.training.paths import HardLabels, InplaceDistill, Paths, Rule, train
+from netwright.supernets.training.reptile import Reptile
 from netwright.supernets.training.variance import GradientVariance, gradient_variance
 
 __all__ = [
@@ -62,7 +65,9 @@ __all__ = [
     "Paths",
     "PopulationCentre",
     "ProbabilityShift",
+    "RegionalAlpha",
     "RejectionGenerator",
+    "Reptile",
     "Routed",
     "Rule",
     "Siamese",
@@ -83,6 +88,7 @@ __all__ = [
     "load",
     "max_cut",
     "pick",
+    "project",
     "read_front",
     "samplers",
     "save",

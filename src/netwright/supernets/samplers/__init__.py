@@ -12,6 +12,7 @@ from netwright.supernets.samplers.fixed import (
 from netwright.supernets.samplers.gradient import GradientAlpha
 from netwright.supernets.samplers.importance import ImportancePath
 from netwright.supernets.samplers.progressive import ProgressiveShrinking
+from netwright.supernets.samplers.regional import RegionalAlpha
 from netwright.supernets.samplers.routing import BalancedRouter
 from netwright.supernets.samplers.shift import ProbabilityShift
 from netwright.supernets.samplers.subsets import RandomSubsets
@@ -26,6 +27,7 @@ __all__ = [
     "ProbabilityShift",
     "ProgressiveShrinking",
     "RandomSubsets",
+    "RegionalAlpha",
     "Sampler",
     "Sandwich",
     "SortedPrefix",

@@ -22,6 +22,23 @@ def straight_through(probabilities: Tensor) -> Tensor:
     return hard + (probabilities - probabilities.detach())  # the difference is exactly zero
 
 
+def gumbel_softmax(logits: Tensor, tau: float, generator: torch.Generator | None = None) -> Tensor:
+    """A softmax of logits with Gumbel noise: nearly one option drawn by its probability where `tau` is small.
+
+    Args:
+        logits: (..., options); minus infinity for options that are never drawn.
+        tau: Temperature, above 0.
+        generator: Of the noise, on the CPU.
+
+    Returns:
+        As `logits`, sums of 1 along the last dimension.
+    """
+    tiny = torch.finfo(logits.dtype).tiny
+    noise = torch.empty(logits.shape, dtype=logits.dtype).exponential_(generator=generator).clamp(min=tiny)
+    noisy = logits.log_softmax(dim=-1) - noise.log().to(logits.device)
+    return (noisy / tau).softmax(dim=-1)
+
+
 def gumbel_one_hot(logits: Tensor, tau: float, generator: torch.Generator | None = None) -> Tensor:
     """One option drawn by its probability, with the gradient of a softmax (E. Jang et al., 2017).
 
@@ -33,10 +50,7 @@ def gumbel_one_hot(logits: Tensor, tau: float, generator: torch.Generator | None
     Returns:
         As `logits`: exact zeros and a one.
     """
-    tiny = torch.finfo(logits.dtype).tiny
-    noise = torch.empty(logits.shape, dtype=logits.dtype).exponential_(generator=generator).clamp(min=tiny)
-    noisy = logits.log_softmax(dim=-1) - noise.log().to(logits.device)
-    return straight_through((noisy / tau).softmax(dim=-1))
+    return straight_through(gumbel_softmax(logits, tau, generator))
 
 
 class _Dirichlet(torch.autograd.Function):

@@ -79,6 +79,7 @@ def gradient_distances(
     batch_size: int = 64,
     metric: str = "cosine",
     exclude: Sequence[str] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
     seed: int = 0,
 ) -> Tensor:
     """How far apart the gradients are that the values of a dim give to what they share.
@@ -95,6 +96,8 @@ def gradient_distances(
         metric: "cosine": 1 less the cosine of all shared gradients as one vector; "mse": the squared
             distance; "filters": 1 less the cosine, summed over output channels.
         exclude: Patterns of parameters to leave out; see `shared_names`.
+        weights: Name of a dim -> (values,) of a mixture that the other dims stay at, in place of paths that
+            are drawn: for supernets that are trained as mixtures (DARTS, SNAS).
         seed: Of the draws.
 
     Returns:
@@ -117,7 +120,7 @@ def gradient_distances(
         positions = torch.randperm(len(data), generator=generator)[:batch_size]
         x, y = next(data.subset(positions).batches(batch_size))
         path = space.sample(rng)
-        gradients = [_gradients(model, path, dim, v, least, names, x, y) for v in values]
+        gradients = [_gradients(model, path, dim, v, least, names, x, y, weights) for v in values]
         for i, j in itertools.combinations(range(len(values)), 2):
             total[i, j] += distance(gradients[i], gradients[j], metric)
     total = total / repeats
@@ -139,6 +142,20 @@ def splittable(space: SearchSpace, dim: str) -> list[Any]:
     return list(space.dim(dim).each())
 
 
+def only(space: SearchSpace, dim: str, value: Any) -> Tensor:
+    """The mixture of a dim that is one of its values.
+
+    Args:
+        space: The space.
+        dim: Name of the dim.
+        value: The value.
+
+    Returns:
+        (values,): a one and zeros.
+    """
+    return torch.tensor([float(v == value) for v in space.dim(dim).each()])
+
+
 def _gradients(
     model: Elastic,
     path: Choice,
@@ -148,11 +165,15 @@ def _gradients(
     names: frozenset[str],
     x: Tensor,
     y: Tensor,
+    weights: Mapping[str, Tensor] | None,
 ) -> list[Tensor]:
     """Gradients of the shared parameters, those on the dim itself only where its least value uses them."""
     device = next(model.parameters()).device
     model.zero_grad(set_to_none=True)
-    model.set(path.replace(**{dim: value}))
+    if weights is None:
+        model.set(path.replace(**{dim: value}))
+    else:
+        model.set_mixture({**weights, dim: only(model.space, dim, value)})
     cross_entropy(model(x.to(device)), y.to(device)).backward()  # type: ignore[no-untyped-call]
     found = {
         name: (torch.zeros_like(p) if p.grad is None else p.grad).detach().clone()

@@ -14,15 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from netwright.data import Splits
+from netwright.data import Part, Splits
 from netwright.errors import UsageError
 from netwright.supernets.network.elastic import Elastic
 from netwright.supernets.samplers.base import Sampler
 from netwright.supernets.samplers.fixed import Uniform
+from netwright.supernets.samplers.gradient import GradientAlpha
 from netwright.supernets.stores.matching import gradient_distances, max_cut, splittable
 from netwright.supernets.stores.tree import Node, Split
+from netwright.supernets.training.bilevel import Bilevel
 from netwright.supernets.training.paths import HardLabels, Paths, Rule, train
-from netwright.train import Recipe, Snapshots
+from netwright.train import Callback, Recipe, Snapshots, State
 
 SPLITS = ("gradient-match", "exhaustive", "random")
 
@@ -36,12 +38,14 @@ class FewShot:
         steps: Optimiser steps of all supernets together.
         macs: Multiply-accumulates of their forward passes, all examples together.
         scoring: Forward and backward passes to decide where to divide, on top of the steps.
+        samplers: Of the leaves, as they are in the end: architecture parameters, for instance.
     """
 
     store: Split
     steps: int
     macs: int
     scoring: int
+    samplers: tuple[Sampler, ...] = ()
 
 
 @dataclass
@@ -61,11 +65,12 @@ class _Rules:
 
 @dataclass
 class _Grown:
-    """A node that is being trained, with the state of its optimiser."""
+    """A node that is being trained, with the state of its optimiser and its sampler."""
 
     node: Node
     optimizer: Mapping[str, Any] | None
     number: int
+    sampler: Sampler | None = None
 
 
 def few_shot(
@@ -80,6 +85,7 @@ def few_shot(
     dims: Sequence[str] | None = None,
     sampler: Callable[[int], Sampler] = Uniform,
     rule: Rule | None = None,
+    held: Part | None = None,
     restart: bool = False,
     repeats: int = 100,
     batch_size: int = 64,
@@ -91,8 +97,9 @@ def few_shot(
     """Train a supernet, divide it where its sub-networks disagree, and train the parts on.
 
     The recipe is that of one way from the root to a leaf: its epochs, its learning rate from beginning to
-    end. Children begin with the weights and the optimiser's state of their parent, and each chooses its own
-    dim to be divided by.
+    end. Children begin with the weights, the optimiser's and the sampler's state of their parent, and each
+    chooses its own dim to be divided by. Where the sampler has architecture parameters (`RegionalAlpha`),
+    gradients are compared on the mixture that they make instead of on drawn paths.
 
     Args:
         sup: The supernet; it is copied.
@@ -106,6 +113,8 @@ def few_shot(
         dims: Those to divide by; all that always matter when None.
         sampler: Seed -> sampler of the paths; every supernet has one of its own.
         rule: What the paths learn from; the labels when None.
+        held: Examples that architecture parameters learn from, which they do after the last division alone:
+            until then the gradients that are compared should tell of the operations, not of them.
         restart: Train the leaves from their first weights instead of their parents' after the last division.
         repeats: Batches and paths that gradients are compared on.
         batch_size: Of those batches.
@@ -128,14 +137,14 @@ def few_shot(
     for name in candidates:
         splittable(sup.space, name)
     rules = _Rules(split_by, groups, candidates, repeats, balanced, batch_size, exclude, metric, recipe.seed)
-    trainer = _Trainer(data, recipe, sampler, rule or HardLabels(), arguments)
+    trainer = _Trainer(data, recipe, sampler, rule or HardLabels(), held, arguments)
     root = Node({}, copy.deepcopy(sup))
     grown, scoring = [_Grown(root, None, 0)], 0
     ends = [max(1, round(share * trainer.total)) for share in shares]
     for level, (start, stop) in enumerate(zip([0, *ends], [*ends, trainer.total], strict=True)):
         begins = 0 if restart and level == splits else start
         for one in grown:
-            trainer.go_on(one, begins, stop)
+            trainer.go_on(one, begins, stop, learns=level == splits)
         if level < splits:
             divided: list[_Grown] = []
             for one in grown:
@@ -145,8 +154,19 @@ def few_shot(
             grown = divided
             if restart and level == splits - 1:
                 for one in grown:
-                    one.node.sup, one.optimizer = copy.deepcopy(sup), None
-    return FewShot(Split(root), trainer.steps, trainer.macs, scoring)
+                    one.node.sup, one.optimizer, one.sampler = copy.deepcopy(sup), None, None
+    samplers = tuple(one.sampler for one in grown if one.sampler is not None)
+    return FewShot(Split(root), trainer.steps, trainer.macs, scoring, samplers)
+
+
+class _Inherit(Callback):
+    """Lets a sampler begin with the state of its parent's."""
+
+    def __init__(self, sampler: Sampler, state: Mapping[str, Any]) -> None:
+        self.sampler, self.state = sampler, state
+
+    def begin(self, state: State) -> None:
+        self.sampler.load_state_dict(self.state)
 
 
 class _Trainer:
@@ -158,35 +178,43 @@ class _Trainer:
         recipe: Recipe,
         sampler: Callable[[int], Sampler],
         rule: Rule,
+        held: Part | None,
         arguments: dict[str, Any],
     ) -> None:
         self.data, self.recipe, self.sampler, self.rule = data, recipe, sampler, rule
-        self.arguments = arguments
+        self.held, self.arguments = held, arguments
         count = min(len(data.train), recipe.limit or len(data.train))
         full, rest = divmod(count, recipe.batch_size)
         self.total = recipe.epochs * max(full + (rest > 1), 1)
         self.steps = self.macs = 0
 
-    def go_on(self, one: _Grown, start: int, stop: int) -> None:
-        """Train a supernet from one step to another; its optimiser's state is kept."""
+    def go_on(self, one: _Grown, start: int, stop: int, *, learns: bool) -> None:
+        """Train a supernet from one step to another; its optimiser's and its sampler's state are kept."""
         assert one.node.sup is not None
         # Leaves of one level draw different paths, and go through the examples in the same order.
-        paths = Paths(self.sampler(self.recipe.seed * 1_009 + one.number), self.rule)
+        seed = self.recipe.seed * 1_009 + one.number
+        sampler = self.sampler(seed)
+        if learns and self.held is not None:
+            paths: Paths = Bilevel(sampler, self.rule, held=self.held, seed=seed)
+        else:
+            paths = Paths(sampler, self.rule)
         taken = Snapshots([stop], optimizer=True)
+        known = one.sampler.state_dict() if one.sampler is not None else {}
+        inherit = (_Inherit(sampler, known),) if known else ()
         fitted = train(
             one.node.sup,
             self.data,
             self.recipe,
             paths=paths,
             space=one.node.space(one.node.sup.space),
-            callbacks=(taken,),
+            callbacks=(taken, *inherit),
             start=start,
             stop=stop,
             optimizer=one.optimizer,
             **self.arguments,
         )
         assert isinstance(fitted.model, Elastic)
-        one.node.sup, one.optimizer = fitted.model, taken.optimizers[stop]
+        one.node.sup, one.optimizer, one.sampler = fitted.model, taken.optimizers[stop], sampler
         self.steps += stop - start
         self.macs += paths.macs
 
@@ -200,22 +228,23 @@ def _divide(one: _Grown, data: Splits, rules: _Rules, first: int) -> tuple[list[
     ]
     if not open_dims:
         raise UsageError("there is no dim left to divide by", "ask for fewer splits")
-    dim, parts, score, passes = _decide(sup, node, data, rules, open_dims, one.number)
+    dim, parts, score, passes = _decide(sup, one, data, rules, open_dims)
     values = splittable(sup.space, dim)
     node.dim, node.score, node.sup = dim, score, None
     children = []
     for k, part in enumerate(parts):
         child = Node({**node.region, dim: tuple(values[i] for i in part)}, copy.deepcopy(sup))
         node.children.append(child)
-        children.append(_Grown(child, copy.deepcopy(one.optimizer), first + k))
+        children.append(_Grown(child, copy.deepcopy(one.optimizer), first + k, one.sampler))
     return children, passes
 
 
 def _decide(
-    sup: Elastic, node: Node, data: Splits, rules: _Rules, dims: Sequence[str], number: int
+    sup: Elastic, one: _Grown, data: Splits, rules: _Rules, dims: Sequence[str]
 ) -> tuple[str, tuple[tuple[int, ...], ...], float | None, int]:
     """Dim and groups to divide by, their score, and the passes that it took."""
-    rng = np.random.default_rng((rules.seed, len(node.region), number))
+    node = one.node
+    rng = np.random.default_rng((rules.seed, len(node.region), one.number))
     if rules.by != "gradient-match":
         dim = dims[int(rng.integers(len(dims)))]
         count = len(splittable(sup.space, dim))
@@ -225,6 +254,9 @@ def _decide(
         return dim, tuple(tuple(sorted(part.tolist())) for part in mixed), None, 0
     best: tuple[str, tuple[tuple[int, ...], ...], float] | None = None
     passes = 0
+    weights = None
+    if isinstance(one.sampler, GradientAlpha) and one.sampler.learns:
+        weights = one.sampler.probabilities()
     for k, dim in enumerate(dims):
         distances = gradient_distances(
             sup,
@@ -235,6 +267,7 @@ def _decide(
             batch_size=rules.batch_size,
             metric=rules.metric,
             exclude=rules.exclude,
+            weights=weights,
             seed=int(rng.integers(2**31)) + k,
         )
         passes += rules.repeats * len(distances)
