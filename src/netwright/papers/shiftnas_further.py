@@ -11,10 +11,12 @@ import torch
 
 from netwright.nas import search
 from netwright.nas.choice import Choice
+from netwright.nas.constrained import ConstrainedSpace
 from netwright.nas.strategies import Evolution
 from netwright.papers.run import Cell, Run, one_thread
 from netwright.papers.shiftnas_small import (
     BINS,
+    LR,
     SHIFT,
     UNIFORM,
     Scores,
@@ -75,7 +77,7 @@ def measure(run: Run) -> None:
     with one_thread():
         trained = _equal_time(run, given)
         _diagnosis(run, given, trained[UNIFORM])
-        _direct(run, given, trained[SHIFT])
+        _direct(run, given, trained[SHIFT], trained[UNIFORM])
         _transformer(run)
 
 
@@ -85,7 +87,7 @@ def _equal_time(run: Run, given: Setting) -> dict[str, Trained]:
     tables = cost_tables(given.make(0))
     for seed in run.seeds():
         chosen = networks(tables, seed, 2 if run.quick else 5)
-        shift = fitted(given, Timed(given.held, BINS, seed), seed)
+        shift = fitted(given, Timed(given.held, BINS, seed, lr=LR), seed)
         short = fitted(given, samplers.Uniform(seed), seed)
         exact = fitted(given, ProbabilityShift(given.held, BINS, seed, generator="rejection"), seed)
         epochs = max(round(given.recipe.epochs * shift.seconds / short.seconds), given.recipe.epochs)
@@ -134,8 +136,8 @@ def _diagnosis(run: Run, given: Setting, uniform: Trained) -> None:
     run.table("Uniform sampling: what is inherited, by bin", columns, rows)
 
 
-def _direct(run: Run, given: Setting, shift: Trained) -> None:
-    """The generator's network of a budget beside that of evolution on the same weights."""
+def _direct(run: Run, given: Setting, shift: Trained, uniform: Trained) -> None:
+    """The generator's network of a budget beside evolution's, on its weights and on uniform sampling's."""
     sampler = shift.sampler
     assert isinstance(sampler, ProbabilityShift)
     sup, tables = shift.sup, sampler.tables
@@ -143,25 +145,43 @@ def _direct(run: Run, given: Setting, shift: Trained) -> None:
     search_by = Accuracy(given.data.val, calibration, device="cpu")
     judge_by = Accuracy(given.data.test.head(200 if run.quick else 2_000), calibration, device="cpu")
     rows: list[tuple[Cell, ...]] = []
-    gaps = []
+    gaps, others = [], []
     for k in _BUDGETS[: 1 if run.quick else None]:
         budget = float(sampler.bins.targets[k])
         made = sup.generate(sampler.generator, f"macs={budget:.0f}")
         space = tables.space.constrained(tables.additive, 0.98 * budget, 1.02 * budget)
 
-        def error(choice: Choice) -> float:
-            return -search_by(sup, choice)
-
-        trials = 5 if run.quick else _EVALUATIONS
-        strategy = Evolution(initial=max(trials // 4, 2), parents=20, mutations=25, crossovers=25)
-        found = search(space, [error], strategy=strategy, trials=trials, seed=run.seed).best.candidate
-        both = [judge_by(sup, made), judge_by(sup, found)]
-        gaps.append(both[0] - both[1])
-        rows.append((k + 1, budget, tables.of(made), tables.of(found), 100 * both[0], 100 * both[1]))
-    columns = ("bin", "budget, macs", "generated", "evolution", "generated, %", "evolution, %")
-    run.table("Direct output beside a search, test images", columns, rows, f"{_EVALUATIONS} evaluations.")
+        found = [_evolved(run, sup_, space, search_by) for sup_ in (sup, uniform.sup)]
+        scores = [judge_by(sup, made), judge_by(sup, found[0]), judge_by(uniform.sup, found[1])]
+        gaps.append(scores[0] - scores[1])
+        others.append(scores[0] - scores[2])
+        rows.append((k + 1, budget, tables.of(made), *(100 * score for score in scores)))
+    columns = (
+        "bin",
+        "budget, macs",
+        "generated, macs",
+        "generated, %",
+        "evolution, %",
+        "evolution, uniform, %",
+    )
+    note = f"{_EVALUATIONS} evaluations; the last column is of the weights that uniform sampling trained."
+    run.table("Direct output beside a search, test images", columns, rows, note)
     mean, half = paired(gaps, [0.0] * len(gaps))
     run.measure("generated networks above evolution's, mean of the budgets", mean, half)
+    mean, half = paired(others, [0.0] * len(others))
+    run.measure("generated networks above evolution's on uniform sampling's weights", mean, half)
+
+
+def _evolved(run: Run, sup: Elastic, space: ConstrainedSpace, measure: Accuracy) -> Choice:
+    """The best sub-network of a window of costs that evolution finds."""
+
+    def error(choice: Choice) -> float:
+        return -measure(sup, choice)
+
+    trials = 5 if run.quick else _EVALUATIONS
+    strategy = Evolution(initial=max(trials // 4, 2), parents=20, mutations=25, crossovers=25)
+    found: Choice = search(space, [error], strategy=strategy, trials=trials, seed=run.seed).best.candidate
+    return found
 
 
 def vision_transformer(seed: int) -> Elastic:
@@ -191,7 +211,7 @@ def _transformer(run: Run) -> None:
         chosen = networks(tables, seed, 2 if run.quick else 5)
         for name, sampler in (
             (UNIFORM, samplers.Uniform(seed)),
-            (SHIFT, ProbabilityShift(given.held, BINS, seed)),
+            (SHIFT, ProbabilityShift(given.held, BINS, seed, lr=LR)),
         ):
             scores.add(name, judged(given, fitted(given, sampler, seed).sup, chosen))
             run.log(f"transformer, seed {seed}, {name}: worst bin {min(scores.values[name][-1]):.3f}")

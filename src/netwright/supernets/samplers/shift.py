@@ -7,6 +7,7 @@ bins of equal width; a step draws a bin, then a generator makes a sub-network of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -57,7 +58,8 @@ class ProbabilityShift(Sampler):
         tau: Temperature of the probabilities (ours: 1).
         epsilon: Share that is spread over all bins (ours: 0.1).
         least: Deviation of improvements below which they are not blown up (ours).
-        lr: Of the Adam that trains the generator.
+        lr: Of the Adam that trains the generator, in the beginning; it falls to 0 as a cosine, since a
+            generator whose weights still move misses requests (ours).
         per_bin: Requests of each bin that the generator's costs are trained by in a step (ours).
         warmup: Share of the training in which it learns costs alone (ours: 0.05).
         gates: Whether the training's loss reaches the generator, through gates on the full network; without,
@@ -151,6 +153,8 @@ class ProbabilityShift(Sampler):
         places = torch.arange(self.bin_count).repeat_interleave(self.per_bin)
         costs = edges[places] + torch.rand(len(places), generator=noise) * (edges[1] - edges[0])
         self.generator.miss(self.generator(costs, noise), costs).backward()
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.lr * (1 + math.cos(math.pi * self.generator.progress)) / 2
         self._optimizer.step()
         self._optimizer.zero_grad()
 
