@@ -284,6 +284,31 @@ def test_calibration_belongs_to_one_choice_and_to_its_extract() -> None:
     torch.testing.assert_close(plain.eval()(x), cut(x), rtol=1e-5, atol=1e-5)
 
 
+def test_masks_know_statistics_and_kernels() -> None:
+    """Statistics that belong to a choice hold on masks, too; so does a smaller kernel, where it runs."""
+    model, x = build("resnet8")
+    sup = nw.elastic(settle(model, x), x, width=WIDTHS).eval()
+    small, x = sup.space.min(), torch.cat([x, x.flip(0)])
+    sup.calibrate([torch.randn(8, 3, 16, 16)], small)
+    alone = [sup.set(choice)(x) for choice in (small, {})]
+    wanted = torch.stack([alone[0][0], alone[1][1], alone[1][2], alone[0][3]])
+    got = sup.set_many([small, {}], torch.tensor([0, 1, 1, 0]))(x)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    model, x = build("depthwise")
+    sup = nw.elastic(settle(model, x), x, kernel=[3, 5], depth=True, width=[0.5, 1.0]).eval()
+    small = sup.space.min()
+    torch.testing.assert_close(
+        sup.set_many([small], torch.zeros(2, dtype=torch.int64))(x), sup.set(small)(x), rtol=1e-5, atol=1e-5
+    )
+    deep = sup.complete({**small, "depth:blocks": 3, "kernel:blocks.2.depth": 5})
+    assert small["kernel:blocks.2.depth"] == 3  # a block that it does not run decides nothing
+    wanted = torch.stack([sup.set(small)(x)[0], sup.set(deep)(x)[1]])
+    got = sup.set_many([small, deep], torch.tensor([0, 1]))(x)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    with pytest.raises(UsageError, match="cannot differ within a batch"):
+        sup.set_many([small, sup.complete({**deep, "kernel:side": 5})], torch.tensor([0, 1]))
+
+
 def test_sorting_leaves_the_function_and_puts_large_weights_first() -> None:
     model, x = build("depthwise")
     sup = nw.elastic(settle(model, x), x, width=WIDTHS).eval()

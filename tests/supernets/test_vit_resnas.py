@@ -16,7 +16,7 @@ from netwright import models, nas, supernets
 from netwright.data import Part, Splits
 from netwright.errors import UsageError
 from netwright.models import VIT_RES, VitStage
-from netwright.supernets.network.masking import masked_layer_norm
+from netwright.supernets.network.masked_norms import masked_layer_norm
 from netwright.supernets.spaces.vit_resnas import SHRINK_ORDER, VitStageSpace, choice_of, raw_size, vit_resnas
 from netwright.train import Recipe
 

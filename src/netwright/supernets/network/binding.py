@@ -33,7 +33,8 @@ class Plan:
     Attributes:
         cuts: Parameter or buffer -> what stays of it.
         crops: Parameter -> size of the middle of its kernel.
-        attributes: (module, attribute, value).
+        attributes: (module, attribute, value) that the widths decide.
+        resized: Likewise, that the sizes of kernels decide.
         skips: Paths of blocks that do not run.
         active: Path of a `OneOf` -> candidate.
         pools: Paths of the layers that a pooling stands in front of.
@@ -42,6 +43,7 @@ class Plan:
     cuts: Mapping[str, Cut] = field(default_factory=dict)
     crops: Mapping[str, int] = field(default_factory=dict)
     attributes: tuple[tuple[str, str, Any], ...] = ()
+    resized: tuple[tuple[str, str, Any], ...] = ()
     skips: tuple[str, ...] = ()
     active: Mapping[str, str] = field(default_factory=dict)
     pools: tuple[str, ...] = ()
@@ -49,7 +51,8 @@ class Plan:
     @property
     def whole(self) -> bool:
         """Whether the network runs as it is."""
-        return not (self.cuts or self.crops or self.attributes or self.skips or self.active or self.pools)
+        changes = (self.cuts, self.crops, self.attributes, self.resized, self.skips, self.active, self.pools)
+        return not any(changes)
 
 
 class Planner:
@@ -104,13 +107,14 @@ class Planner:
             keep = blueprint.kept(levels)
             counts = blueprint.structure.sizes.counts(keep.numpy())
             attributes += [(rule.path, rule.name, rule.at(counts)) for rule in blueprint.rules]
-        crops = {}
+        crops: dict[str, int] = {}
+        resized: list[tuple[str, str, Any]] = []
         for kernel, size in blueprint.cropped(choice):
             crops[f"{kernel.path}.weight"] = size
-            attributes += self._resized(kernel, size)
+            resized += self._resized(kernel, size)
         active = {o.path: choice[o.name] for o in blueprint.operations}
         skips, pools = tuple(blueprint.skipped(choice)), blueprint.pooled(choice)
-        return Plan(cuts, crops, tuple(attributes), skips, active, pools)
+        return Plan(cuts, crops, tuple(attributes), tuple(resized), skips, active, pools)
 
     def _cuts(self, levels: tuple[int, ...]) -> dict[str, Cut]:
         keep: Tensor | None = None
@@ -225,7 +229,7 @@ class Places:
                     [getattr(module, n) for n in module._flat_weights_names],
                     undo,
                 )
-            for path, name, value in plan.attributes:
+            for path, name, value in (*plan.attributes, *plan.resized):
                 _put(self.modules[path].__dict__, name, value, undo)
             for path, candidate in plan.active.items():
                 _put(self.modules[path].__dict__, "active", candidate, undo)

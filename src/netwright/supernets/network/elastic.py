@@ -22,7 +22,7 @@ from netwright.supernets.network.blueprint import RESOLUTION, Blueprint
 from netwright.supernets.network.calibration import calibrate
 from netwright.supernets.network.cutting import extract
 from netwright.supernets.network.generating import Generator, generate
-from netwright.supernets.network.masking import Masking
+from netwright.supernets.network.masking import Lane, Masking
 from netwright.supernets.network.mixing import Mixing, Weights, scales
 from netwright.supernets.network.resizing import resize
 from netwright.supernets.network.surgeries import Surgeries
@@ -97,7 +97,8 @@ class Elastic(nn.Module):
         """Choose a sub-network for every example of the next batches, which run in one pass on masks.
 
         Args:
-            choices: G choices of `space`; kernels, operations and the resolution are the same in all.
+            choices: G choices of `space`; kernels and operations are the same in all that run them, and so
+                is the resolution.
             assignment: (B,) int64, for every example the position of its choice.
 
         Raises:
@@ -106,10 +107,18 @@ class Elastic(nn.Module):
         many = [self.complete(choice) for choice in choices]
         if self._masking is None:
             self._masking = Masking(self.network, self.blueprint, self.places)
-        plans = [self._plan(choice) for choice in many]
-        masking = self._masking
+        masking, plans = self._masking, [self._plan(choice) for choice in many]
+        shared = masking.shared(plans)
+
+        def lanes() -> list[Lane]:
+            given = {} if self.training else self.statistics
+            return [
+                Lane(choice, plan, self.own(choice, shared), given.get(choice, {}))
+                for choice, plan in zip(many, plans, strict=True)
+            ]
+
         self.choice = many[0]
-        self._mode = lambda: masking.laid(many, plans, assignment)
+        self._mode = lambda: masking.laid(lanes(), assignment)
         return self
 
     def set_mixture(self, weights: Weights, *, norm: str = "outputs") -> Elastic:
@@ -131,12 +140,30 @@ class Elastic(nn.Module):
         one = _one_hot(self.blueprint, given)
         if one is None:
             self.choice = self.blueprint.full
-            self._mode = lambda: mixing.laid(given)
+            self._mode = lambda: mixing.laid(given, self.own_mixture(given, mixing))
             return self
         self.set(one)
         plan, factors = self.plan, scales(self.blueprint, self.plan, one, given)
         self._mode = lambda: mixing.sliced(plan, self._scaled(plan, factors), one, given)
         return self
+
+    def own(self, choice: Choice, shared: Plan) -> dict[str, Tensor]:
+        """Parameters that a choice has to itself, whole but for what a plan crops; here none.
+
+        Args:
+            choice: A canonical choice.
+            shared: What crops kernels.
+        """
+        return {}
+
+    def own_mixture(self, weights: Weights, mixing: Mixing) -> dict[str, Tensor]:
+        """Parameters that a mixture has to itself, mixed; here none.
+
+        Args:
+            weights: Name of every dim -> (values,).
+            mixing: Of the supernet.
+        """
+        return {}
 
     def lay(self, choice: Mapping[str, Any], mode: Callable[[], AbstractContextManager[Any]]) -> Elastic:
         """Run the full network inside a context of one's own in the next passes.

@@ -9,21 +9,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from netwright.errors import UsageError
 from netwright.nas.choice import Choice
 from netwright.structure.sizes import index_maps
-from netwright.supernets.network.binding import Places, Plan, cut
+from netwright.supernets.network.binding import Places, Plan, crop, cut
 from netwright.supernets.network.blueprint import Blueprint
 from netwright.supernets.network.labelled import Site, Sites, spread
+from netwright.supernets.network.masked_norms import batch_norm, masked_layer_norm
 from netwright.supernets.network.rules import attributes_at
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One of several sub-networks that run at once.
+
+    Attributes:
+        choice: A canonical choice.
+        plan: What it does.
+        own: Parameters of its own, whole but for cropped kernels, where the supernet does not share them.
+        statistics: Its batch-norm statistics, where it has some of its own.
+    """
+
+    choice: Choice
+    plan: Plan
+    own: Mapping[str, Tensor] = field(default_factory=dict)
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Masking:
@@ -44,36 +63,67 @@ class Masking:
         self.network, self.blueprint, self.places = network, blueprint, places
         net = blueprint.structure
         self.elastic = ~blueprint.least
-        self.sites = Sites(network, net, self.elastic).found
+        self.sites = {site.path: site for site in Sites(network, net, self.elastic).found}
         self.tables = _tables(network, blueprint, self.elastic)
 
+    def shared(self, plans: Sequence[Plan]) -> Plan:
+        """What several sub-networks have in common besides widths and depths.
+
+        Args:
+            plans: What each does.
+
+        Raises:
+            UsageError: if a kernel, an operation or a pooling differs between those that run it.
+        """
+        active = {
+            path: self._common(plans, path, [plan.active[path] for plan in plans]) for path in plans[0].active
+        }
+        crops = {}
+        resized: dict[tuple[str, str], Any] = {}
+        for name in dict.fromkeys(n for plan in plans for n in plan.crops):
+            path = name.rpartition(".")[0]
+            size = self._common(plans, path, [plan.crops.get(name) for plan in plans])
+            if size is not None:
+                crops[name] = size
+                like = next(plan for plan in plans if plan.crops.get(name) == size)
+                resized |= {(p, key): value for p, key, value in like.resized if p == path}
+        if len({plan.pools for plan in plans}) > 1:
+            raise UsageError("poolings cannot differ within a batch", "give all examples the same ones")
+        attributes = tuple((path, key, value) for (path, key), value in resized.items())
+        return Plan(crops=crops, resized=attributes, active=active, pools=plans[0].pools)
+
+    def _common(self, plans: Sequence[Plan], path: str, values: Sequence[Any]) -> Any:
+        """The one value of the plans that run a module; any where none does."""
+        runs = [not any(f"{path}.".startswith(f"{skip}.") for skip in plan.skips) for plan in plans]
+        found = {value for value, run in zip(values, runs, strict=True) if run} or {values[0]}
+        if len(found) > 1:
+            raise UsageError(
+                f"kernels and operations cannot differ within a batch, as those of {path} do",
+                "give all examples the same ones",
+            )
+        return found.pop()
+
     @contextmanager
-    def laid(self, choices: Sequence[Choice], plans: Sequence[Plan], assignment: Tensor) -> Iterator[None]:
+    def laid(self, lanes: Sequence[Lane], assignment: Tensor) -> Iterator[None]:
         """Let the network run a choice per example.
 
         Args:
-            choices: G canonical choices.
-            plans: What each does.
-            assignment: (B,) int64, the choice of every example.
+            lanes: G sub-networks.
+            assignment: (B,) int64, that of every example.
         """
-        if len({(tuple(p.crops.items()), tuple(p.active.items()), p.pools) for p in plans}) > 1:
-            raise UsageError(
-                "kernels, operations and poolings cannot differ within a batch",
-                "give all examples the same ones",
-            )
-        keep = torch.stack([self.blueprint.keep(choice) for choice in choices])
-        values = keep.to(assignment.device)[assignment]  # (B, count)
-        first = plans[0]
-        shared = Plan(crops=first.crops, attributes=_resizing(first), active=first.active, pools=first.pools)
-        tensors = {name: self._table(name, labels, values) for name, labels in self.tables.items()}
+        shared = self.shared([lane.plan for lane in lanes])
+        now = _Pass(self, lanes, assignment)
+        own = {name for lane in lanes for name in lane.own}
+        tensors = {name: self._table(name, labels, now.values) for name, labels in self.tables.items()}
+        tensors |= {n: crop(self.places.read(n), size) for n, size in shared.crops.items() if n not in own}
+        paths = dict.fromkeys([*self.sites, *(name.rpartition(".")[0] for name in own)])
         undo: list[Callable[[], None]] = []
         try:
-            for site in self.sites:
-                module = self.places.modules[site.path]
-                override_forward(module, self._forward(site, module, keep, assignment, values), undo)
-            for path in {path for plan in plans for path in plan.skips}:
-                active = torch.tensor([path not in plan.skips for plan in plans], device=assignment.device)
-                override_forward(self.places.modules[path], self._skipping(path, active[assignment]), undo)
+            for path in paths:
+                site = self.sites.get(path, Site(path, "map", None, None))
+                override_forward(self.places.modules[path], now.forward(site), undo)
+            for path in {path for lane in lanes for path in lane.plan.skips}:
+                override_forward(self.places.modules[path], now.skipping(path), undo)
             with self.places.laid(shared, tensors):
                 yield
         finally:
@@ -85,41 +135,104 @@ class Masking:
         tensor = self.places.read(name)
         return tensor * spread(values, labels, len(values)).to(tensor.dtype)
 
-    def _forward(
-        self, site: Site, module: nn.Module, keep: Tensor, assignment: Tensor, values: Tensor
-    ) -> Callable[..., Any]:
-        inner = type(module).forward
+
+class _Pass:
+    """How modules run in one pass of several sub-networks.
+
+    Args:
+        masking: Of the supernet.
+        lanes: G sub-networks.
+        assignment: (B,) int64, that of every example.
+    """
+
+    def __init__(self, masking: Masking, lanes: Sequence[Lane], assignment: Tensor) -> None:
+        self.blueprint, self.places = masking.blueprint, masking.places
+        self.lanes, self.assignment = lanes, assignment
+        self.keep = torch.stack([self.blueprint.keep(lane.choice) for lane in lanes])  # (G, count)
+        self.values = self.keep.to(assignment.device)[assignment]  # (B, count)
+
+    def forward(self, site: Site) -> Callable[..., Any]:
+        """What a module with weights runs.
+
+        Args:
+            site: Where it is, and what its channels are.
+        """
+        module, values = self.places.modules[site.path], self.values
+        inner = self._inner(site.path, module)
 
         def masked(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             if site.takes is not None and x.dtype.is_floating_point:
                 x = x * spread(values, site.takes, x.shape[0]).to(x.dtype)
             if site.kind == "batch norm" and site.takes is not None:
                 assert isinstance(module, _BatchNorm)
-                return batch_norm(x, values[:, site.takes.reshape(-1)], module)
+                labels = site.takes.reshape(-1)
+                own = None if module.training else self._statistics(site.path, module, labels)
+                return batch_norm(x, values[:, labels], module, own)
             if site.kind == "norm" and site.takes is not None:
-                return self._norm(site, module, keep, assignment, x)
-            out: Tensor = inner(module, x, *args, **kwargs)
+                return self._norm(site, module, x)
+            out: Tensor = inner(x, *args, **kwargs)
             return out if site.gives is None else out * spread(values, site.gives, out.shape[0]).to(out.dtype)
 
         return masked
 
-    def _norm(self, site: Site, module: nn.Module, keep: Tensor, assignment: Tensor, x: Tensor) -> Tensor:
+    def _inner(self, path: str, module: nn.Module) -> Callable[..., Tensor]:
+        """A module's own forward, by groups where its weights are not the same for all examples."""
+        names = [f"{path}.{key}" for key in module._parameters]
+        own = [{n: lane.own[n] for n in names if n in lane.own} for lane in self.lanes]
+        if not any(own):
+            return partial(type(module).forward, module)
+
+        def grouped(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            if len(x) == 1 < len(self.assignment):  # one for all examples
+                x = x.expand(len(self.assignment), *x.shape[1:])
+            which = self.assignment.repeat_interleave(len(x) // len(self.assignment))
+            out: Tensor | None = None
+            for g, tensors in enumerate(own):
+                rows = (which == g).nonzero().reshape(-1)
+                if len(rows):
+                    with self.places.laid(Plan(), tensors):
+                        part = type(module).forward(module, x.index_select(0, rows), *args, **kwargs)
+                    out = part.new_zeros(len(x), *part.shape[1:]) if out is None else out
+                    out = out.index_add(0, rows, part)
+            assert out is not None
+            return out
+
+        return grouped
+
+    def _statistics(self, path: str, module: _BatchNorm, labels: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(B, C) means and variances, where any sub-network has its own."""
+        found = []
+        for key in ("running_mean", "running_var"):
+            shared = getattr(module, key)
+            if shared is None or not any(f"{path}.{key}" in lane.statistics for lane in self.lanes):
+                return None
+            rows = []
+            for lane, keep in zip(self.lanes, self.keep, strict=True):
+                own = lane.statistics.get(f"{path}.{key}")
+                at = keep[labels].nonzero().reshape(-1).to(shared.device)
+                rows.append(shared if own is None else shared.index_copy(0, at, own.to(shared)))
+            found.append(torch.stack(rows)[self.assignment])
+        return found[0], found[1]
+
+    def _norm(self, site: Site, module: nn.Module, x: Tensor) -> Tensor:
         """A normalisation over the active channels of each example."""
         assert site.takes is not None
+        labels = site.takes.reshape(-1)
         if type(module) is nn.LayerNorm and len(module.normalized_shape) == 1 and site.takes.shape[-1] > 1:
-            mask = keep.to(x.device)[assignment][:, site.takes.reshape(-1)]  # (B, C)
+            mask = self.values[:, labels].to(x.device)  # (B, C)
             mask = mask.repeat_interleave(len(x) // len(mask), dim=0)
             shape = (len(mask), *[1] * (x.dim() - 2), mask.shape[1])
             return masked_layer_norm(x, mask.reshape(shape), module.weight, module.bias, module.eps)
-        per = len(x) // len(assignment)
+        per = len(x) // len(self.assignment)
         out = torch.zeros_like(x)
-        kept = {tuple(row[site.takes.reshape(-1)].tolist()): g for g, row in enumerate(keep)}
-        group = torch.tensor([kept[tuple(row[site.takes.reshape(-1)].tolist())] for row in keep])
-        which = group.to(assignment.device)[assignment].repeat_interleave(per)
+        kept = {tuple(row[labels].tolist()): g for g, row in enumerate(self.keep)}
+        group = torch.tensor([kept[tuple(row[labels].tolist())] for row in self.keep])
+        which = group.to(self.assignment.device)[self.assignment].repeat_interleave(per)
         for g in sorted(set(kept.values())):
             rows = (which == g).nonzero().reshape(-1)
             if len(rows):
-                out = out.index_add(0, rows, self._sliced(site, module, keep[g], x.index_select(0, rows)))
+                part = self._sliced(site, module, self.keep[g], x.index_select(0, rows))
+                out = out.index_add(0, rows, part)
         return out
 
     def _sliced(self, site: Site, module: nn.Module, keep: Tensor, x: Tensor) -> Tensor:
@@ -128,9 +241,16 @@ class Masking:
         dim = next(d for d, n in enumerate(site.takes.shape) if n > 1)
         return run_slice(self.blueprint, self.places, site.path, module, keep, dim, x)
 
-    def _skipping(self, path: str, active: Tensor) -> Callable[..., Any]:
+    def skipping(self, path: str) -> Callable[..., Any]:
+        """What a block runs that some examples skip.
+
+        Args:
+            path: Of the block.
+        """
         module, skip = self.places.modules[path], self.places.skips[path]
         inner = type(module).forward
+        runs = torch.tensor([path not in lane.plan.skips for lane in self.lanes])
+        active = runs.to(self.assignment.device)[self.assignment]
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             def chosen(new: Any, old: Any) -> Any:
@@ -175,81 +295,6 @@ def run_slice(
     with places.laid(Plan(attributes=attributes), tensors):
         out = type(module).forward(module, x.index_select(dim, index))
     return torch.zeros_like(x).index_add(dim, index, out)
-
-
-def masked_layer_norm(
-    x: Tensor, mask: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Tensor:
-    """Layer normalisation over the active channels (ViT-ResNAS, section 3.3).
-
-    Args:
-        x: (..., C), zero where a channel is not active.
-        mask: Bool, broadcasts to `x`.
-        weight: (C,) or None.
-        bias: (C,) or None.
-        eps: Added to the variance.
-
-    Returns:
-        As `x`, zero where a channel is not active.
-    """
-    active = mask.to(x.dtype)
-    share = active.mean(dim=-1, keepdim=True)
-    mean = x.mean(dim=-1, keepdim=True) / share
-    variance = ((x - mean) * active).square().mean(dim=-1, keepdim=True) / share
-    out = (x - mean) * torch.rsqrt(variance + eps)
-    out = out if weight is None else out * weight
-    return (out if bias is None else out + bias) * active
-
-
-def batch_norm(x: Tensor, mask: Tensor, module: _BatchNorm) -> Tensor:
-    """Batch normalisation in which a channel's statistics are over the examples that have it.
-
-    Args:
-        x: (B, C, ...), zero where a channel is not active.
-        mask: (B, C) bool.
-        module: The normalisation; its running statistics move for the channels that any example has.
-
-    Returns:
-        As `x`, zero where a channel is not active.
-    """
-    shape = (len(mask), mask.shape[1], *[1] * (x.dim() - 2))
-    active = mask.to(x.dtype).reshape(shape)
-    if not module.training and module.running_mean is not None:
-        out = F.batch_norm(
-            x, module.running_mean, module.running_var, module.weight, module.bias, eps=module.eps
-        )
-        return out * active
-    dims = [d for d in range(x.dim()) if d != 1]
-    count = active.expand_as(x).sum(dim=dims)  # (C,)
-    safe = count.clamp(min=1)
-    view = [1, -1, *[1] * (x.dim() - 2)]
-    mean = (x * active).sum(dim=dims) / safe
-    centred = (x - mean.reshape(view)) * active
-    variance = centred.square().sum(dim=dims) / safe
-    if module.training and module.running_mean is not None and module.running_var is not None:
-        _track(module, mean.detach(), (variance * safe / (safe - 1).clamp(min=1)).detach(), count > 0)
-    out = centred * torch.rsqrt(variance + module.eps).reshape(view)
-    if module.weight is not None:
-        out = out * module.weight.reshape(view) + module.bias.reshape(view)
-    return out * active
-
-
-def _track(module: _BatchNorm, mean: Tensor, variance: Tensor, seen: Tensor) -> None:
-    assert module.running_mean is not None and module.running_var is not None
-    with torch.no_grad():
-        if module.num_batches_tracked is not None:
-            module.num_batches_tracked += 1
-        momentum = module.momentum
-        share = 1.0 / float(module.num_batches_tracked or 1) if momentum is None else momentum
-        for buffer, value in ((module.running_mean, mean), (module.running_var, variance)):
-            buffer.copy_(torch.where(seen, buffer.lerp(value.to(buffer.dtype), share), buffer))
-
-
-def _resizing(plan: Plan) -> tuple[tuple[str, str, Any], ...]:
-    """Of a plan's attributes those that belong to cropped kernels."""
-    return tuple(
-        a for a in plan.attributes if a[1] in ("kernel_size", "padding") and f"{a[0]}.weight" in plan.crops
-    )
 
 
 def _tables(network: nn.Module, blueprint: Blueprint, elastic: Tensor) -> dict[str, Tensor]:

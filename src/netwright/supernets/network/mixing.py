@@ -95,14 +95,15 @@ class Mixing:
         return found
 
     @contextmanager
-    def laid(self, weights: Weights) -> Iterator[None]:
+    def laid(self, weights: Weights, own: Mapping[str, Tensor] | None = None) -> Iterator[None]:
         """Let the network run as a mixture.
 
         Args:
             weights: As `check` gives them.
+            own: Parameters that are mixed already.
         """
         factors = memberships(self.blueprint, weights)
-        tensors = self._tensors(weights, factors)
+        tensors = self._tensors(weights, factors) | dict(own or {})
         undo: list[Callable[[], None]] = []
         try:
             for site in self._norms if self.norm == "outputs" else ():
@@ -166,18 +167,33 @@ class Mixing:
         out: dict[str, Tensor] = {}
         net = self.blueprint.structure
         buffers = {n for n, number in net.recording.parameters.items() if number in net.recording.buffers}
-        for name, dims in net.layers.items():
+        kernels = [f"{kernel.path}.weight" for kernel in self.blueprint.kernels]
+        for name in dict.fromkeys([*net.layers, *kernels]):
             if name in buffers or name not in self.places.tensors:
                 continue
-            factor = self._factor(dims, factors)
+            factor = self.factor(name, weights, factors)
             if factor is not None:
                 tensor = self.places.read(name)
                 out[name] = tensor * factor.to(tensor.device, tensor.dtype)
-        for kernel in self.blueprint.kernels:
-            name = f"{kernel.path}.weight"
-            tensor = out.get(name, self.places.read(name))
-            out[name] = tensor * _middle(kernel, weights[kernel.name], tensor.dim() - 2).to(tensor.dtype)
         return out
+
+    def factor(self, name: str, weights: Weights, factors: Mapping[int, Tensor]) -> Tensor | None:
+        """The weight of all sub-networks that hold each element of a parameter; None where all hold it.
+
+        Args:
+            name: Of the parameter.
+            weights: As `check` gives them.
+            factors: Of these weights, see `memberships`.
+
+        Returns:
+            Of a shape that broadcasts to the parameter's.
+        """
+        found = self._factor(self.blueprint.structure.layers.get(name, {}), factors)
+        for kernel in self.blueprint.kernels:
+            if name == f"{kernel.path}.weight":
+                middle = _middle(kernel, weights[kernel.name], self.places.read(name).dim() - 2)
+                found = middle if found is None else found * middle.to(found)
+        return found
 
     def _factor(self, dims: Mapping[int, Tensor], factors: Mapping[int, Tensor]) -> Tensor | None:
         """The product over decisions; within one decision the least."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -61,5 +61,4 @@ def _scattered(sup: Elastic, seed: int) -> Plan:
             order: Tensor = torch.randperm(len(part), generator=generator)
             keep[part] = keep[part][order]
     cuts = {n: tuple(dims.items()) for n, dims in index_maps(net.layers, keep).items()}
-    plan = sup.plan
-    return Plan(cuts, plan.crops, plan.attributes, plan.skips, plan.active)
+    return replace(sup.plan, cuts=cuts)
