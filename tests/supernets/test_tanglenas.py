@@ -18,7 +18,7 @@ from netwright.models.zoo import char_lm, conv_macro
 from netwright.nas import search
 from netwright.supernets import Elastic
 from netwright.supernets.samplers.gradient import METHODS, GradientAlpha, concentration
-from netwright.supernets.samplers.relaxations import dirichlet, gumbel_one_hot
+from netwright.supernets.samplers.relaxations import dirichlet, gumbel_one_hot, sparsemax
 from netwright.supernets.spaces.autoformer import autoformer, autoformer_choice
 from netwright.supernets.training.bilevel import held_batch
 from netwright.train import Recipe
@@ -166,6 +166,40 @@ def test_gdas_is_exactly_one_hot_forward_and_a_softmax_backward() -> None:
     assert int(drawn.argmax()) == int(soft.argmax())
 
 
+def _projection(z: Tensor) -> Tensor:
+    """The nearest point of the simplex, row by row: the closed form over all sizes of support."""
+    rows = []
+    for row in z:
+        falling = sorted(row.tolist(), reverse=True)
+        k = max(k for k in range(1, len(falling) + 1) if 1 + k * falling[k - 1] > sum(falling[:k]))
+        rows.append((row - (sum(falling[:k]) - 1) / k).clamp(min=0))
+    return torch.stack(rows)
+
+
+def test_sparsemax_is_the_projection_on_the_simplex() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(200, 6, generator=generator, dtype=torch.float64)
+    z = z * torch.logspace(-2, 1, 200, dtype=torch.float64)[:, None]
+    p = sparsemax(z)
+    torch.testing.assert_close(p, _projection(z), rtol=0, atol=1e-12)
+    torch.testing.assert_close(p.sum(-1), torch.ones(200, dtype=torch.float64))
+    zeros = (p == 0).sum(-1)
+    assert {int(n) for n in zeros} == set(range(6))  # of every size of support
+    others = torch.rand(500, 6, generator=generator, dtype=torch.float64)
+    others = others / others.sum(-1, keepdim=True)
+    assert bool((torch.cdist(z, others).min(1).values >= (z - p).norm(dim=-1) - 1e-12).all())
+    torch.testing.assert_close(
+        sparsemax(z.T.reshape(2, 3, 200) * 0), torch.full((2, 3, 200), 1 / 200.0).double()
+    )
+    torch.testing.assert_close(sparsemax(torch.tensor([2.0, 2.0, 0.0])), torch.tensor([0.5, 0.5, 0.0]))
+    leaf = z[::10].clone().requires_grad_()
+    assert torch.autograd.gradcheck(sparsemax, leaf)
+    support = (p[::10] > 0).double()
+    (slope,) = torch.autograd.grad((sparsemax(leaf) * others[:20]).sum(), leaf)
+    mean = (others[:20] * support).sum(-1, keepdim=True) / support.sum(-1, keepdim=True)
+    torch.testing.assert_close(slope, support * (others[:20] - mean))
+
+
 def test_gdas_draws_by_the_softmax_and_drnas_by_its_concentration() -> None:
     alpha = torch.tensor([0.8, -0.5, 0.1], dtype=torch.float64).requires_grad_()
     generator = torch.Generator().manual_seed(0)
@@ -226,7 +260,7 @@ def _choosing() -> Elastic:
     return supernets.elastic(nn.Sequential(place, nn.Linear(4, 2)), torch.randn(2, 4))
 
 
-@pytest.mark.parametrize("method", ["drnas", "darts", "gdas"])
+@pytest.mark.parametrize("method", ["drnas", "darts", "darts-v2", "gdas"])
 def test_the_parameters_find_the_candidate_that_lets_information_through(method: str) -> None:
     strategy = supernets.Differentiable(method, lr=0.05)
     recipe = Recipe(epochs=12, batch_size=16, lr=0.1, augment=False, precision="fp32")

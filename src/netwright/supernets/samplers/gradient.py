@@ -20,10 +20,10 @@ from netwright.nas.choice import Choice
 from netwright.supernets.network.elastic import Elastic
 from netwright.supernets.samplers.base import Draw, Sampler
 from netwright.supernets.samplers.gating import Gated, Gating
-from netwright.supernets.samplers.relaxations import dirichlet, gumbel_one_hot
+from netwright.supernets.samplers.relaxations import dirichlet, gumbel_one_hot, sparsemax
 from netwright.train import State
 
-METHODS = ("drnas", "darts", "gdas", "spos")
+METHODS = ("drnas", "darts", "darts-v2", "gdas", "spos")
 #: Deviation of the parameters in the beginning.
 _START = 1e-3
 
@@ -48,8 +48,9 @@ class MixedDraw(Draw):
 class GradientAlpha(Sampler):
     """One parameter for every value of every dim; each step draws the weights of a mixture from them.
 
-    ``"darts"`` takes their softmax, ``"gdas"`` one path a step with the gradient of a softmax whose
-    temperature falls, ``"drnas"`` draws from a Dirichlet distribution with concentration ``elu(alpha) + 1``,
+    ``"darts"`` takes their softmax, ``"darts-v2"`` their sparsemax, which gives no weight and no gradient to
+    values far below the best, ``"gdas"`` one path a step with the gradient of a softmax whose temperature
+    falls, ``"drnas"`` draws from a Dirichlet distribution with concentration ``elu(alpha) + 1``,
     and ``"spos"`` draws one path a step, every value equally likely, and learns nothing.
 
     Args:
@@ -140,6 +141,8 @@ class GradientAlpha(Sampler):
     def _drawn(self, alpha: Tensor, generator: torch.Generator) -> Tensor:
         if self.method == "darts":
             return alpha.softmax(dim=0)
+        if self.method == "darts-v2":
+            return sparsemax(alpha)
         if self.method == "gdas":
             return gumbel_one_hot(alpha, self.temperature, generator)
         if self.method == "drnas":
@@ -190,6 +193,8 @@ class GradientAlpha(Sampler):
     def probabilities(self) -> dict[str, Tensor]:
         """Name of a dim -> (values,) what the parameters make of its values on average."""
         with torch.no_grad():
+            if self.method == "darts-v2":
+                return {name: sparsemax(a) for name, a in self.alphas.items()}
             if self.method != "drnas":
                 return {name: a.softmax(dim=0) for name, a in self.alphas.items()}
             return {name: concentration(a) / concentration(a).sum() for name, a in self.alphas.items()}

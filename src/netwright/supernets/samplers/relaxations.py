@@ -9,6 +9,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def sparsemax(logits: Tensor) -> Tensor:
+    """The nearest weights to logits: a softmax that gives exact zeros to what lies far below.
+
+    A. Martins and R. Astudillo, From Softmax to Sparsemax, ICML 2016, algorithm 1. The gradient is that of
+    the projection: on the support its deviation from the mean, zero elsewhere.
+
+    Args:
+        logits: (..., options).
+
+    Returns:
+        As `logits`, sums of 1 along the last dimension.
+    """
+    falling = logits.detach().sort(dim=-1, descending=True).values
+    ranks = torch.arange(1, logits.shape[-1] + 1, device=logits.device, dtype=logits.dtype)
+    held = (1 + ranks * falling > falling.cumsum(dim=-1)).sum(dim=-1, keepdim=True)  # options with a weight
+    support = logits.detach() >= falling.gather(-1, held - 1)
+    threshold = (torch.where(support, logits, 0.0).sum(dim=-1, keepdim=True) - 1) / support.sum(-1, True)
+    return torch.where(support, logits - threshold, 0.0)
+
+
 def straight_through(probabilities: Tensor) -> Tensor:
     """The most probable option as exact zeros and a one, with the gradient of the probabilities.
 
