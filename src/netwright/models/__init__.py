@@ -2,6 +2,7 @@
 
 from netwright.models.blocks import MixedBlock, branch_paths, without
 from netwright.models.loading import Loaded, list_models, load
+from netwright.models.norms import with_instance_norm
 from netwright.models.shapes import input_channels, natural_example, natural_shape
 from netwright.models.weights import put_weights, read_weights
 from netwright.models.wiring import Wiring, wire
@@ -11,6 +12,8 @@ from netwright.models.zoo import (
     POOLING_SPACES,
     RCAN,
     VIT_RES,
+    Bert,
+    BertBlock,
     BigNas,
     BossNet,
     CellNet,
@@ -18,6 +21,7 @@ from netwright.models.zoo import (
     ClassHead,
     ConvMacro,
     DropPath,
+    EncoderDecoder,
     GraphemeToPhoneme,
     GraphRNN,
     KeypointHead,
@@ -60,6 +64,8 @@ __all__ = [
     "POOLING_SPACES",
     "RCAN",
     "VIT_RES",
+    "Bert",
+    "BertBlock",
     "BigNas",
     "BossNet",
     "CellNet",
@@ -67,6 +73,7 @@ __all__ = [
     "ClassHead",
     "ConvMacro",
     "DropPath",
+    "EncoderDecoder",
     "GraphRNN",
     "GraphemeToPhoneme",
     "KeypointHead",
@@ -113,5 +120,6 @@ __all__ = [
     "recurrent",
     "vit_res",
     "wire",
+    "with_instance_norm",
     "without",
 ]

@@ -24,6 +24,9 @@ _SAME_ORDER = frozenset(
     "view _unsafe_view reshape _reshape_alias squeeze unsqueeze flatten unflatten clone alias detach"
     " contiguous lift_fresh".split()
 )
+_NORMS = frozenset(
+    "native_layer_norm layer_norm native_batch_norm cudnn_batch_norm batch_norm rms_norm".split()
+)
 _POSITIVE = frozenset({"relu", "sigmoid", "hardsigmoid", "_softmax", "_safe_softmax", "exp", "abs", "square"})
 _KEEPS_RANGE = frozenset(
     "max_pool2d_with_indices max_pool1d max_pool3d_with_indices clone alias detach".split()
@@ -170,6 +173,28 @@ class Found:
             else:
                 return []
         return used if all(_fixed(self.flow, node, start) for node in held) else []
+
+    def normalised(self, path: str) -> bool:
+        """Whether a module returns its input, but normalised, when its summands are zero (post-norm)."""
+        ends = self.ends(path) if path in self.within else None  # what never runs has none
+        if ends is None:
+            return False
+        by_add = {s.add: i for i, s in enumerate(self.summands)}
+        start, value = ends
+        sums = 0
+        while value != start:
+            node = self.flow.node(value)
+            if node is None:
+                return False
+            index = self.flow.maker[value]
+            if index in by_add:
+                sums, value = sums + 1, self.summands[by_add[index]].stream
+                continue
+            inputs = self.flow.inputs(value)
+            if not inputs or node.op not in _SAME_ORDER | _NORMS:
+                return False
+            value = inputs[0]
+        return sums > 0
 
     def _describe(self) -> list[Branch]:
         out = []

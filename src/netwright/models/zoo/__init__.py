@@ -9,12 +9,14 @@ from torch import nn
 
 from netwright.errors import ModelError
 from netwright.models.zoo.attention import SelfAttention, TransformerBlock
+from netwright.models.zoo.bert import Bert, BertBlock
 from netwright.models.zoo.bignas import BigNas, MBStage, bignas
 from netwright.models.zoo.bossnet import BossNet, ResAtt, ResConv, bossnet
 from netwright.models.zoo.cell_net import CellNet, cell_edges, cell_net, cell_op, cell_paths
 from netwright.models.zoo.char_lm import CharLM, char_lm
 from netwright.models.zoo.conv_macro import MACRO_SPACES, ConvMacro, MacroSpace, conv_macro
 from netwright.models.zoo.drop_path import DropPath
+from netwright.models.zoo.encoder_decoder import EncoderDecoder
 from netwright.models.zoo.graph_rnn import GraphRNN
 from netwright.models.zoo.mixed import (
     ClassHead,
@@ -104,6 +106,8 @@ __all__ = [
     "POOLING_SPACES",
     "RCAN",
     "VIT_RES",
+    "Bert",
+    "BertBlock",
     "BigNas",
     "BossNet",
     "CellNet",
@@ -111,6 +115,7 @@ __all__ = [
     "ClassHead",
     "ConvMacro",
     "DropPath",
+    "EncoderDecoder",
     "GraphRNN",
     "GraphemeToPhoneme",
     "KeypointHead",

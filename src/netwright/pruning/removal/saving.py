@@ -197,7 +197,9 @@ def _thin(small: nn.Module, model: nn.Module, recipe: Mapping[str, Any]) -> None
     thinning.crop_(small, {str(path): int(size) for path, size in kernels.items()})
     if recipe.get("left_out"):
         net = structure.trace(model, structure.remake_example(recipe["example"]), heads=recipe["heads"])
-        thinning.leave_out_(small, structure.stages(model, net), _names(recipe["left_out"]))
+        names = _names(recipe["left_out"])
+        holding = {name.rpartition(".")[0] for name in names}  # post-normalised blocks must be asked for
+        thinning.leave_out_(small, structure.stages(model, net, holding), names)
     thinning.take_(small, {str(path): str(part) for path, part in parts.items()})
 
 

@@ -60,7 +60,8 @@ def elastic(
             values. What stays are the leading members: sort them by importance first (`sort_channels`).
         depth: True lets every stage of residual blocks have from one to all of them, "any" skips any of them;
             or numbers of blocks for all stages, or pattern of stage names -> numbers; or names of blocks,
-            each of which can be skipped by itself.
+            each of which can be skipped by itself. Blocks that normalise their sums (post-norm, as in BERT)
+            must be named: ``{"encoder.layer": [2, 4, 6]}`` or their own names.
         kernel: Odd sizes that convolutions can have up to their own, or pattern of module paths -> sizes.
         heads: As `width`, for the axes whose members are attention heads; as `width` when None.
         resolution: Side lengths of square images; inputs are resized.
@@ -122,7 +123,7 @@ def _blueprint(
     blueprint = Blueprint(
         net,
         tuple(chosen),
-        tuple(depths(stages(network, net) if depth else (), depth)),
+        tuple(depths(stages(network, net, _post_normalised(depth)) if depth else (), depth)),
         tuple(kernels(network, kernel)),
         tuple(operations(network)),
         tuple(sorted(set(resolution))) if resolution else (),
@@ -135,6 +136,15 @@ def _blueprint(
             "choose one kind",
         )
     return blueprint
+
+
+def _post_normalised(depth: Depths) -> list[str]:
+    """Patterns of what may hold post-normalised blocks: nothing unless it is named."""
+    if isinstance(depth, Mapping):
+        return list(depth)
+    if depth is None or isinstance(depth, str | bool):
+        return []
+    return [name.rpartition(".")[0] for name in depth if isinstance(name, str)]
 
 
 def _widths(
