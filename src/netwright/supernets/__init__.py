@@ -22,9 +22,11 @@ from netwright.supernets.searching.measures import Accuracy, Latency, Macs, Meas
 from netwright.supernets.searching.projection import project
 from netwright.supernets.searching.standalone import spread, train_alone
 from netwright.supernets.stores.experts import Experts, Routed
+from netwright.supernets.stores.line import Line, OnLine
 from netwright.supernets.stores.matching import gradient_distances, max_cut
 from netwright.supernets.stores.mixture import Mixture, Supernets
 from netwright.supernets.stores.siamese import Siamese
+from netwright.supernets.stores.switchable import SwitchableNorm, Switched
 from netwright.supernets.stores.tree import Node, Split
 from netwright.supernets.training.blockwise import Blockwise, train_blockwise
 from netwright.supernets.training.bootstrapping import EnsembleBootstrap, LocalLabels, PopulationCentre
@@ -54,12 +56,14 @@ __all__ = [
     "InplaceDistill",
     "LSTMGenerator",
     "Latency",
+    "Line",
     "LocalLabels",
     "Macs",
     "Measure",
     "Member",
     "Mixture",
     "Node",
+    "OnLine",
     "OneOf",
     "Params",
     "Paths",
@@ -74,6 +78,8 @@ __all__ = [
     "Sorting",
     "Split",
     "Supernets",
+    "SwitchableNorm",
+    "Switched",
     "accuracies",
     "as_pruned",
     "cost_tables",
