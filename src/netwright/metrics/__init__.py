@@ -1,5 +1,7 @@
 """What a network costs and how well it answers, measured."""
 
+from netwright.metrics.allocations import allocated_peak
+from netwright.metrics.bleu import bleu
 from netwright.metrics.calibration import calibration_error, negative_log_likelihood
 from netwright.metrics.dead_neurons import DeadRates, dead_neurons
 from netwright.metrics.images import luminance, psnr, psnr_y, ssim, ssim_y
@@ -30,7 +32,9 @@ __all__ = [
     "PeakMemory",
     "accuracy_interval",
     "agreement",
+    "allocated_peak",
     "arguments",
+    "bleu",
     "calibration_error",
     "confusion",
     "dead_neurons",

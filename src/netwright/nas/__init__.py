@@ -12,6 +12,7 @@ from netwright.nas.costs import Additive
 from netwright.nas.dim import Dim
 from netwright.nas.dims import Categorical, Float, Int, Ordinal, Subset, Tied
 from netwright.nas.history import History, Judged
+from netwright.nas.hypervolume import hypervolume
 from netwright.nas.ranking import RankingReport, noise_ceiling, ranking_report
 from netwright.nas.search import STRATEGIES, Found, Objective, Space, Trial, search
 from netwright.nas.space import SearchSpace
@@ -51,6 +52,7 @@ __all__ = [
     "at_least",
     "benches",
     "equals",
+    "hypervolume",
     "noise_ceiling",
     "ranking",
     "ranking_report",
