@@ -30,6 +30,20 @@ CLAIMS = (
     Claim("sorted above random channels of the same number, mean of 160", _DYNAMIC, "> 0", FURTHER),
     Claim("sorted less a sandwich with distillation, mean of 160", _DYNAMIC, "within 0.02 of 0", FURTHER),
     Claim("from a trained network above from scratch, mean of 160", _PRETRAINED, "> 0", FURTHER),
+    Claim(
+        "sorted above a line of two end points (LCS), mean relative accuracy of 4 widths",
+        _DYNAMIC,
+        "> 0",
+        FURTHER,
+    ),
+    Claim(
+        "sorted above switchable norms (slimmable), mean relative accuracy of 4 widths",
+        _DYNAMIC,
+        "> 0",
+        FURTHER,
+    ),
+    Claim("checkpoint of all sub-models by the plain network's, bytes", _FREE, "<= 1.01", FURTHER),
+    Claim("MiniLM: from its weights above from scratch, mean of 15", _PRETRAINED, "> 0", FURTHER),
 )
 
 
@@ -45,9 +59,13 @@ CLAIMS = (
 )
 def reproduce(run: Run) -> None:
     """Measure the claims on Fashion-MNIST at 14x14 and on English text."""
+    from netwright.papers import sortednet_dynamic as dynamic
     from netwright.papers import sortednet_parts as parts
+    from netwright.papers import sortednet_pretrained as pretrained
 
     if run.scope == FURTHER:
         parts.further(run)
+        dynamic.measure(run)
+        pretrained.measure(run)
     else:
         parts.headline(run)
