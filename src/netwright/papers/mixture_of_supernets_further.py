@@ -1,4 +1,4 @@
-"""Further arms of Mixture-of-Supernets: masked symbols, and how long sub-networks are trained further."""
+"""Further arms of Mixture-of-Supernets: masked symbols, and the steps and the memory of training further."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from statistics import fmean
 import torch
 from torch import nn
 
+from netwright.metrics import allocated_peak
 from netwright.nas import Choice
 from netwright.papers.mixture_of_supernets_small import (
     NEURON,
@@ -35,6 +36,7 @@ def measure(run: Run) -> None:
     with one_thread():
         _masked(run)
         _retraining(run)
+        _memory(run)
 
 
 def _masked(run: Run) -> None:
@@ -93,6 +95,25 @@ def _retraining(run: Run) -> None:
         rows,
         f"Looked at every {EVERY} steps; those that were not as good count as all steps of one training.",
     )
+
+
+def _memory(run: Run) -> None:
+    """Tensors that a step of the largest sub-network holds at most: with weights and what AdamW keeps."""
+    setting = Setting(text(run.quick), run.quick, run.device)
+    x, y = (t.to(run.device) for t in next(setting.data.train.batches(24)))
+    peaks = []
+    for arm in (NEURON, SINGLE):
+        sup = setting.supernet(0, STORES[arm]).to(run.device).train()
+        optimizer = torch.optim.AdamW(sup.parameters(), lr=3e-3)
+
+        def step(sup: Elastic = sup, optimizer: torch.optim.Optimizer = optimizer) -> None:
+            nn.functional.cross_entropy(sup(x), y).backward()
+            optimizer.step()
+
+        weights = sum(p.numel() * p.element_size() for p in sup.parameters())
+        peaks.append(weights + allocated_peak(step, run.device))
+    note = f"{peaks[0] / 1e6:.1f} by {peaks[1] / 1e6:.1f} MB of tensors, 24 pieces of {x.shape[1]} symbols"
+    run.measure("peak memory of a step, neuron-wise by one store", peaks[0] / peaks[1], note=note)
 
 
 def _steps(setting: Setting, made: Elastic, choice: Choice, goal: float, seed: int) -> float:
