@@ -14,7 +14,9 @@ from netwright.errors import UsageError
 from netwright.models.zoo.pooled_resnet import pooled_resnet
 from netwright.structure import trace
 from netwright.supernets import BalancedRouter, Mixture, Supernets
+from netwright.supernets.network.pool_mixing import flows
 from netwright.supernets.samplers.routing import balance, divergence, replay
+from netwright.supernets.training.bilevel import Bilevel
 from netwright.train import Recipe
 
 
@@ -226,3 +228,55 @@ def test_a_mixture_is_saved_and_loaded_whole():
     for member in range(2):
         assert torch.equal(sup.use(member)(x), other.use(member)(x))
     assert not torch.equal(sup.use(0)(x), sup.use(1)(x))
+
+
+def test_a_mixture_of_places_is_the_network_where_all_weight_is_on_it(small):
+    _, sup = small
+    x = torch.randn(4, 1, 16, 16)
+    places = list(sup.space.dim("pool").each())
+    uneven = torch.full((15,), 1e-9, dtype=torch.float64)
+    for number in (0, 7, 14):
+        expected = sup.set({"pool": places[number]})(x)
+        torch.testing.assert_close(sup.set_mixture({"pool": torch.eye(15)[number]})(x), expected)
+        weights = uneven.clone()
+        weights[number] = 1 - 14e-9  # goes through the whole grid
+        torch.testing.assert_close(sup.set_mixture({"pool": weights})(x), expected, atol=1e-4, rtol=1e-4)
+    sup.set({})
+
+
+def test_the_flow_through_the_grid_is_that_of_the_networks():
+    places = list(itertools.combinations(range(6), 2))
+    weights = torch.rand(15, dtype=torch.float64).softmax(0)
+    rows = flows(weights, places, 6)
+    for layer, row in enumerate(rows):
+        assert sum(float(a + b) for a, b in row.values()) == pytest.approx(1)  # all go through every layer
+        here = sum(float(w) for w, p in zip(weights, places, strict=True) if layer in p)
+        assert sum(float(b) for _, b in row.values()) == pytest.approx(here)
+    assert sorted(rows[0]) == [0, 1] and sorted(rows[-1]) == [2]
+
+
+def test_places_are_searched_by_gradient(digits):
+    torch.manual_seed(0)
+    sup = supernets.elastic(pooled_resnet(layers=7, in_channels=1), torch.zeros(2, 1, 8, 8), pool=2)
+    weights = torch.full((15,), 1 / 15, requires_grad=True)
+    x, y = next(digits.train.batches(32))
+    nn.functional.cross_entropy(sup.set_mixture({"pool": weights})(x), y).backward()
+    assert (weights.grad != 0).all()
+    sampler = supernets.GradientAlpha("darts", 0, lr=0.1)
+    recipe = Recipe(epochs=2, batch_size=32, lr=0.05, precision="fp32", augment=False)
+    paths = Bilevel(sampler, held=digits.val)
+    fitted = supernets.train(sup, digits, recipe, paths=paths, device="cpu")
+    assert sampler.favoured()["pool"] in set(sup.space.dim("pool").each())
+    assert sampler.probabilities()["pool"].std() > 1e-3 and len(sampler.history) == 2
+    assert fitted.model is not None
+
+
+def test_places_are_mixed_only_where_layers_follow_one_another():
+    sizes = ((3, 8, 1), (8, 8, 2), (8, 8, 1), (8, 8, 2))
+    layers = [m for a, b, s in sizes for m in (nn.Conv2d(a, b, 3, s, 1), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    sup = supernets.elastic(model, torch.randn(2, 3, 16, 16), pool=2)
+    with pytest.raises(UsageError, match="follow one another"):
+        sup.set_mixture({"pool": torch.full((3,), 1 / 3)})(torch.randn(2, 3, 16, 16))
+    with pytest.raises(UsageError, match="pool has 3 values"):
+        sup.set_mixture({"pool": torch.ones(2) / 2})

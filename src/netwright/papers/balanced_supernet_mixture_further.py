@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +30,15 @@ from netwright.papers.benches import RECIPE, TEST_BATCH, WIDTH
 from netwright.papers.run import Run, drawing, one_thread
 from netwright.papers.sparse_parts import paired
 from netwright.structure import trace
+from netwright.supernets import Elastic, GradientAlpha, train
+from netwright.supernets.training.bilevel import Bilevel
 from netwright.train import evaluate, fit
 
 #: Trainings of every network in colour.
 COLOUR_SEEDS = 3
+DARTS_SEEDS = 3
+#: Of the architecture parameters, as the authors' search by gradient moves them.
+ALPHA: Mapping[str, Any] = {"lr": 0.01, "betas": (0.9, 0.999), "weight_decay": 1e-3}
 
 
 def measure(run: Run) -> None:
@@ -58,11 +65,25 @@ def measure(run: Run) -> None:
         *mean_noise(above),
         "the mean of all 15 is what a random choice is expected to reach",
     )
+    darts = Arm()
+    with run.timed("DARTS"), one_thread():
+        for seed in run.seeds(DARTS_SEEDS):
+            _darts(run, setting, darts, 4, seed)
+    reached = _reached(setting, four)
+    run.measure(
+        "network found above that of DARTS at equal steps",
+        *paired(reached[: len(darts.found)], _reached(setting, darts)),
+        "as many steps of the weights; DARTS runs every layer at all its sizes, for its parameters, too",
+    )
+    run.measure(
+        "network found above that of one supernet at equal steps", *paired(reached, _reached(setting, long))
+    )
     arms = {
         "1 supernet": one,
         "2, 2 times the steps": two,
         "1, 4 times the steps": long,
         "4, 4 times the steps": four,
+        "DARTS, 4 times the steps": darts,
     }
     report(run, setting, arms)
     published.report(run)
@@ -71,6 +92,48 @@ def measure(run: Run) -> None:
 
 def _reached(setting: Setting, arm: Arm) -> list[float]:
     return [float(np.mean(setting.accuracy(choice))) for choice in arm.found]
+
+
+def _darts(run: Run, setting: Setting, arm: Arm, times: int, seed: int) -> None:
+    """Search the places by gradient: the softmax of one parameter for each, learned by validation pictures.
+
+    Ranked by the parameters; weights take as many steps as one supernet in as many times its epochs.
+    """
+    data = setting.data
+    few = dataclasses.replace(data, val=data.val.head(100))
+    sampler = GradientAlpha("darts", seed, **ALPHA)
+    paths = Bilevel(sampler, held=data.val, seed=seed)
+    recipe = setting.recipe(seed, setting.epochs * times)
+    sup = setting.mixture(1, seed).member
+    fitted = train(sup, few, recipe, paths=paths, device=run.device)
+    assert isinstance(fitted.model, Elastic)
+    shares = sampler.probabilities()["pool"]
+    arm.scores.append(shares.double().numpy())
+    arm.found.append(sampler.favoured())
+    passes = (
+        2 * recipe.epochs * (len(data.train) // recipe.batch_size)
+    )  # of the parameters and of the weights
+    arm.gmacs.append(passes * recipe.batch_size * _macs(fitted.model, data.example()) / 1e9)
+    run.log(f"seed {seed}, DARTS: {arm.found[-1]['pool']}, shares {shares.min():.3f} to {shares.max():.3f}")
+
+
+def _macs(sup: Elastic, x: torch.Tensor) -> float:
+    """Multiply-accumulates of one example through all places at once."""
+    seen = []
+
+    def count(module: torch.nn.Module, args: object, out: torch.Tensor) -> None:
+        assert isinstance(module.weight, torch.Tensor)
+        seen.append(out.numel() // len(out) * module.weight[0].numel())
+
+    kinds = (torch.nn.Conv2d, torch.nn.Linear)
+    handles = [m.register_forward_hook(count) for m in sup.network.modules() if isinstance(m, kinds)]
+    places = len(list(sup.space.dim("pool").each()))
+    with torch.no_grad():
+        sup.set_mixture({"pool": torch.full((places,), 1 / places)})(x)
+    sup.set({})
+    for handle in handles:
+        handle.remove()
+    return float(sum(seen))
 
 
 def _colour(run: Run) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from netwright.models.zoo.pooled_resnet import pooled_resnet
+from netwright.models.zoo.pooled_resnet import POOLING_SPACES, pooled_resnet, resolutions_of
 from netwright.nas.ranking import kendall
 from netwright.papers.run import Run
 from netwright.supernets import elastic
@@ -75,3 +75,16 @@ def report(run: Run) -> None:
         [*rows, ("MACs alone", kendall(macs, truth))],
         "36 networks; the best one, [7, 1, 2], has 91.1 M MACs, the usual one, [4, 3, 3], 40.8 M.",
     )
+    run.table(
+        "The full-scale spaces, built and counted",
+        ("network", "layers", "poolings", "places", "usual"),
+        [_counted(name) for name in ("resnet20", "resnet18", "resnet50")],
+        "Layers at each size of the images where the usual network pools.",
+    )
+
+
+def _counted(name: str) -> tuple[str, int, int, int, str]:
+    space = POOLING_SPACES[name]
+    layers = len(space.widths)
+    usual = str(resolutions_of(space.default, layers))
+    return name, layers, space.pools, len(space.positions), usual

@@ -264,9 +264,7 @@ def report(run: Run, setting: Setting, arms: dict[str, Arm]) -> None:
                 truth.ceiling,
                 *mean_deviation(reached),
                 float(np.mean(macs)),
-                float(np.mean(arm.largest)),
-                float(np.mean(arm.cosine)),
-                float(np.mean(arm.gmacs)),
+                *(float(np.mean(some)) if some else "-" for some in (arm.largest, arm.cosine, arm.gmacs)),
             )
         )
         ranks.bar(name, tau, deviation)

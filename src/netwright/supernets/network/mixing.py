@@ -25,6 +25,7 @@ from netwright.supernets.network.blueprint import RESOLUTION, Blueprint
 from netwright.supernets.network.dims import Depth, Kernel, OneOf, Operation, Presence, Width
 from netwright.supernets.network.labelled import Site, Sites
 from netwright.supernets.network.masking import override_forward, run_slice
+from netwright.supernets.network.pool_mixing import mix as mix_poolings
 from netwright.supernets.network.pooling import POOL
 
 #: Name of a dim -> (values,) weights that sum to 1, in the order of its values.
@@ -70,7 +71,7 @@ class Mixing:
         return site.takes is not None and self.places.modules[site.path].weight is None
 
     def check(self, weights: Weights) -> dict[str, Tensor]:
-        """Weights of every dim; those that are left out are wholly the largest value's.
+        """Weights of every dim; those left out are wholly the largest value's, poolings where they were.
 
         Args:
             weights: Name of a dim -> (values,).
@@ -88,6 +89,11 @@ class Mixing:
             if given.shape != (count,):
                 raise UsageError(f"{name} has {count} values, its weights have shape {tuple(given.shape)}")
             found[name] = given
+        if POOL in weights and self.blueprint.poolings is not None:
+            found[POOL] = weights[POOL]
+            count = len(list(self.blueprint.space.dim(POOL).each()))
+            if found[POOL].shape != (count,):
+                raise UsageError(f"{POOL} has {count} values, its weights {tuple(found[POOL].shape)}")
         lost = set(weights) - set(found)
         if lost:
             why = "it is not mixed" if lost & {RESOLUTION, POOL} else "it is not a dim of the supernet"
@@ -120,6 +126,11 @@ class Mixing:
             normed = {s.path for s in self._norms} if self.norm == "outputs" else set()
             laid = {n: t for n, t in tensors.items() if n.rpartition(".")[0] not in normed}
             pools = self.blueprint.pooled(self.blueprint.full)
+            if POOL in weights:
+                assert self.blueprint.poolings is not None
+                places = list(self.blueprint.space.dim(POOL).each())
+                mix_poolings(self.network, self.blueprint.poolings, places, weights[POOL], undo)
+                pools = ()
             with self.places.laid(Plan(pools=pools), laid):
                 yield
         finally:
