@@ -236,6 +236,8 @@ def test_kernels_and_resolutions() -> None:
         assert image.shape[-2:] == (side, side)
         torch.testing.assert_close(sup(x), small(image), rtol=1e-6, atol=1e-6)
         assert sup.cost(choice) == nw.trace(small, image).dense
+    with pytest.raises(UsageError, match="resolutions cannot differ"):
+        sup.set_many([sup.space.min(), sup.space.max()], torch.tensor([0, 1]))
     middle = binding.crop(torch.arange(25.0).reshape(1, 1, 5, 5), 3)
     assert middle.flatten().tolist() == [6, 7, 8, 11, 12, 13, 16, 17, 18]
 

@@ -105,6 +105,8 @@ class Elastic(nn.Module):
             UsageError: if the network cannot run several choices at once.
         """
         many = [self.complete(choice) for choice in choices]
+        if self.blueprint.resolutions and len({choice[RESOLUTION] for choice in many}) > 1:
+            raise UsageError("resolutions cannot differ within a batch", "give all examples the same one")
         if self._masking is None:
             self._masking = Masking(self.network, self.blueprint, self.places)
         masking, plans = self._masking, [self._plan(choice) for choice in many]
