@@ -59,11 +59,11 @@ LOSS = EnsembleBootstrap(paths=3, hidden=16, vector=8)
 def _learner(sup, data, loss=LOSS, number=0, fixed=None):
     modules = [[b] for b in BLOCKS]
     work = copy.deepcopy(sup)
-    block = Block(work, modules[number], dims_of(work.blueprint, modules)[number], fixed or {}, number == 0)
+    dims = dims_of(work.blueprint, modules)[number]
+    block = Block(work, modules[number], dims, fixed or {}, number == 0, modules)
     x = next(data.train.batches(32))[0]
-    names = block.parameters(work.network, modules)
     torch.manual_seed(1)
-    return loss.learner(block, Feeder(None, "first"), x[:2], list(names)), x, names
+    return loss.learner(block, Feeder(None, "first"), x[:2]), x, block.names()
 
 
 def test_every_choice_belongs_to_one_block(sup):
@@ -137,8 +137,9 @@ def test_the_target_gets_no_gradient_and_the_labels_are_not_read(sup, data):
     first = learner.step(x, torch.zeros(32), np.random.default_rng(0))
     assert all(p.grad is None for p in learner.weights.target.parameters())
     assert all(p.grad is None for p in learner.necks.target.parameters())
-    assert "stem.weight" in names and names["stem.weight"].grad is not None
-    assert all(p.grad is None for n, p in learner.block.sup.network.named_parameters() if n not in names)
+    named = dict(learner.block.sup.named_parameters())
+    assert "network.stem.weight" in names and named["network.stem.weight"].grad is not None
+    assert all(p.grad is None for n, p in named.items() if n not in names)
     again, _, _ = _learner(sup, data)
     assert again.step(x, torch.ones(32), np.random.default_rng(0)) == first
     labels = data.train.source.labels

@@ -2,7 +2,8 @@
 
 The ordinary run rates 40 networks of the table "blocks-40" (six convolutions of one of four widths each, on
 Fashion-MNIST at 14x14) without labels, block by block with labels, and by a supervised one-shot supernet. The
-further arms take the ensemble away, and search hybrids of convolution and attention on coloured pictures.
+further arms take the ensemble away, rate kernels and expansions, and search hybrids of convolution and
+attention, with the places where images are halved, on coloured pictures.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ CLAIMS = (
     Claim("tau of BossNAS above a supervised one-shot supernet", _ABOVE, ">= 0"),
     Claim("tau of the ensemble above a single path's target", _ENSEMBLE, "> 0", FURTHER),
     Claim("tau of the ensemble above each path's own moving average", _ENSEMBLE, "> 0", FURTHER),
+    Claim("tau of BossNAS, kernels and expansions", _RATING, ">= 0.4", FURTHER),
+    Claim(
+        "tau of BossNAS above a supervised one-shot supernet, kernels and expansions", _ABOVE, ">= 0", FURTHER
+    ),
     Claim(
         "hybrid found above the median random one, equal time",
         "hybrids found reach 82.5 %, 2.4 points above EfficientNet at equal compute time",
@@ -43,10 +48,11 @@ CLAIMS = (
 def reproduce(run: Run) -> None:
     """Measure the claims against the table."""
     from netwright.papers import bossnas_hybrid as hybrid
+    from netwright.papers import bossnas_mbconv as mbconv
     from netwright.papers import bossnas_small as small
 
     if run.scope == FURTHER:
-        hybrid.measure(run)
-        small.measure_further(run)
+        panels = hybrid.measure(run) + mbconv.measure(run) + small.measure_further(run)
+        small.show(run, panels)
     else:
         small.measure(run)

@@ -29,6 +29,9 @@ BLOCKS = (("layers.0", "layers.1"), ("layers.2", "layers.3"), ("layers.4", "laye
 #: Epochs of each of the three blocks; a supernet of whole networks trains for as many steps in all.
 EPOCHS = 4
 SEEDS = 3
+#: Of the authors' training of a block on CIFAR: 50 epochs of 50,000 pictures in batches of 4,096, LARS with
+#: this learning rate, momentum of the target in the beginning, share of the warm-up.
+THEIR_STEPS, THEIR_LR, THEIR_MOMENTUM, WARMUP = 610, 0.48, 0.99, 0.04
 #: Widths of the heads: the paper's 4096 and 256, less for blocks of 32 channels.
 HIDDEN, VECTOR = 128, 64
 BOSS, LOCAL, SPOS = "BossNAS, no labels", "block by block, labels", "one supernet, labels"
@@ -49,7 +52,7 @@ class Setting:
     count: int = 40
 
     def recipe(self, seed: int, epochs: int) -> Recipe:
-        """One for all arms: plain gradient descent, for a few hundred steps are no case for LARS."""
+        """That of the arms with labels."""
         return Recipe(
             epochs=epochs,
             batch_size=RECIPE.batch_size,
@@ -59,6 +62,15 @@ class Setting:
             augment=False,
             seed=seed,
         )
+
+    @property
+    def steps(self) -> int:
+        """Of a block."""
+        return self.epochs * (len(self.data.train) // RECIPE.batch_size)
+
+    def siamese(self, seed: int, epochs: int) -> Recipe:
+        """That of the arms without."""
+        return siamese(epochs, self.steps, seed)
 
     def supernet(self, seed: int) -> Elastic:
         """Six layers of up to 32 channels before training."""
@@ -99,21 +111,58 @@ class Arm:
         return [metric(scores, truth) for scores in self.scores]
 
 
-def ensemble(**options: Any) -> EnsembleBootstrap:
-    """The loss of BossNAS with heads of this size."""
-    return EnsembleBootstrap(paths=4, hidden=HIDDEN, vector=VECTOR, **options)
+def siamese(epochs: int, steps: int, seed: int) -> Recipe:
+    """How blocks learn from their own paths: the authors' LARS in fewer steps.
+
+    LARS moves every weight by a share of its own norm, so a learning rate that is as many times theirs as
+    there are fewer steps moves it as far in all.
+
+    Args:
+        epochs: Of a block.
+        steps: Of a block.
+        seed: Of the training.
+    """
+    return Recipe(
+        epochs=epochs,
+        batch_size=RECIPE.batch_size,
+        lr=THEIR_LR * THEIR_STEPS / max(steps, THEIR_STEPS // 10),
+        optimizer="lars",
+        weight_decay=1e-6,
+        warmup_epochs=WARMUP * epochs,
+        precision="fp32",
+        augment=False,
+        seed=seed,
+    )
+
+
+def momentum(steps: int) -> float:
+    """Of the target in the beginning: as much of its first weights is left in the end as the authors leave.
+
+    Args:
+        steps: Of a block.
+    """
+    return 1 - min((1 - THEIR_MOMENTUM) * THEIR_STEPS / steps, 0.5)
+
+
+def ensemble(steps: int, **options: Any) -> EnsembleBootstrap:
+    """The loss of BossNAS with heads of this size and, where not said otherwise, the paths of CIFAR.
+
+    Args:
+        steps: Of a block.
+        options: Others of `EnsembleBootstrap`.
+    """
+    paths: dict[str, Any] = {"fair": True, "views": "shared"} | options
+    return EnsembleBootstrap(
+        paths=len(WIDTHS), momentum=momentum(steps), hidden=HIDDEN, vector=VECTOR, **paths
+    )
 
 
 def by_blocks(setting: Setting, arm: Arm, loss: BlockLoss, seed: int) -> None:
     """Train a supernet block by block and rate the networks of the table."""
-    found = train_blockwise(
-        setting.supernet(seed),
-        BLOCKS,
-        setting.data,
-        loss=loss,
-        recipe=setting.recipe(seed, setting.epochs),
-        seed=seed,
-    )
+    labels = isinstance(loss, LocalLabels)
+    recipe = (setting.recipe if labels else setting.siamese)(seed, setting.epochs)
+    sup, data = setting.supernet(seed), setting.data
+    found = train_blockwise(sup, BLOCKS, data, loss=loss, recipe=recipe, seed=seed)
     arm.scores.append(np.array([-found.rate(choice) for choice in setting.choices]))
     arm.best.append(tuple(found.best[f"width:layers.{k}.0"] for k in range(6)))
 
@@ -141,8 +190,10 @@ def ordinary(run: Run) -> Setting:
     run.settings |= {
         "data": f"{setting.data.name} at 14x14, {sizes[0]:,} to train, {sizes[1]:,} to rate by",
         "supernet": f"three blocks of two 3x3 convolutions, each of {', '.join(map(str, WIDTHS))} channels",
-        "recipe": dataclasses.asdict(setting.recipe(0, setting.epochs)),
-        "heads": f"{HIDDEN} hidden units, vectors of {VECTOR}; 4 paths a step, a pair of views each",
+        "recipe with labels": dataclasses.asdict(setting.recipe(0, setting.epochs)),
+        "recipe without": dataclasses.asdict(setting.siamese(0, setting.epochs)),
+        "heads": f"{HIDDEN} hidden units, vectors of {VECTOR}; the target's momentum rises from "
+        f"{momentum(setting.steps):.3f}; 4 paths a step, every width of a layer in one, one pair of views",
         "views": "shifted by up to a pixel and mirrored, as the paper's of CIFAR",
     }
     return setting
@@ -168,7 +219,7 @@ def measure(run: Run) -> None:
     with one_thread():
         for seed in run.seeds(SEEDS):
             with run.timed(BOSS):
-                by_blocks(setting, arms[BOSS], ensemble(), seed)
+                by_blocks(setting, arms[BOSS], ensemble(setting.steps), seed)
             with run.timed(LOCAL):
                 by_blocks(setting, arms[LOCAL], LocalLabels(setting.data.num_classes), seed)
             with run.timed(SPOS):
@@ -179,7 +230,7 @@ def measure(run: Run) -> None:
     run.measure("tau of BossNAS", *paired(taus[BOSS], [0.0] * len(taus[BOSS])))
     run.measure("tau of BossNAS above a supervised one-shot supernet", *paired(taus[BOSS], taus[SPOS]))
     costs = abs(kendall(truth.macs, truth.truth))
-    report(run, setting, arms)
+    show(run, [report(run, setting, arms)])
     if truth.ceiling < LEAST_CEILING:
         run.cannot_decide(
             f"the truth ranks itself with tau {truth.ceiling:.2f}: no rating can be judged by it"
@@ -191,13 +242,13 @@ def measure(run: Run) -> None:
         )
 
 
-def measure_further(run: Run) -> None:
+def measure_further(run: Run) -> list[Panel]:
     """The same without the ensemble: what a step's paths learn from is a single path, or each its own."""
     setting = ordinary(run)
     losses: Mapping[str, BlockLoss] = {
-        BOSS: ensemble(),
-        "a single path's target": ensemble(target="single"),
-        "each path's own target": ensemble(target="own"),
+        BOSS: ensemble(setting.steps),
+        "a single path's target": ensemble(setting.steps, target="single"),
+        "each path's own target": ensemble(setting.steps, target="own"),
     }
     arms = {name: Arm() for name in losses}
     with one_thread():
@@ -209,11 +260,16 @@ def measure_further(run: Run) -> None:
     taus = [arm.correlations(setting.truth.truth) for arm in arms.values()]
     run.measure("tau of the ensemble above a single path's target", *paired(taus[0], taus[1]))
     run.measure("tau of the ensemble above each path's own moving average", *paired(taus[0], taus[2]))
-    report(run, setting, arms)
+    return [report(run, setting, arms)]
 
 
-def report(run: Run, setting: Setting, arms: Mapping[str, Arm]) -> None:
-    """The table and the plot of some arms."""
+def show(run: Run, panels: Sequence[Panel]) -> None:
+    """Set the plot of the run."""
+    run.plot(figure("BossNAS", panels, columns=1, width=760, height=320))
+
+
+def report(run: Run, setting: Setting, arms: Mapping[str, Arm]) -> Panel:
+    """The table of some arms, and their plot."""
     truth = setting.truth
     say_truth(run, truth)
     costs = abs(kendall(truth.macs, truth.truth))
@@ -234,7 +290,7 @@ def report(run: Run, setting: Setting, arms: Mapping[str, Arm]) -> None:
         "Tau with MACs: how far a rating is the cost of the network. Widths chosen: of the whole space block "
         "by block, of the table's networks for one supernet; one a seed.",
     )
-    run.plot(figure("BossNAS on widths, Fashion-MNIST", [panel], columns=1, width=760, height=320))
+    return panel
 
 
 def _widths(best: Sequence[Sequence[int]]) -> str:

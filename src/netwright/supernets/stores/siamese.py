@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,7 @@ class Neck(nn.Module):
     """From what a block puts out to a vector: channels made alike, the mean over the image, two layers.
 
     Args:
-        channels: Numbers of channels that may come; each but a single one has a 1x1 convolution of its own.
+        channels: Numbers of channels that may come; see `Alignment`.
         hidden: Width of the hidden layer.
         outputs: Of the vector.
         batch_norm: Whether the hidden layer is normalised.
@@ -99,10 +99,12 @@ class Neck(nn.Module):
 
 
 class Alignment(nn.Module):
-    """Makes the outputs of candidates alike: a 1x1 convolution and norm by their channels, then the mean.
+    """Makes the outputs of candidates alike: a convolution and norm by their channels, then the mean.
 
     Args:
-        channels: Numbers of channels that may come; a single one is left as it is.
+        channels: Numbers of channels that may come, each but a single one with a 1x1 convolution of its own;
+            a single one is left as it is. As a mapping, with the height of the images that have them: larger
+            images than the smallest are brought to its size by a depthwise convolution before.
 
     Attributes:
         outputs: The most of these, which all become.
@@ -111,12 +113,15 @@ class Alignment(nn.Module):
     def __init__(self, channels: Iterable[int]) -> None:
         super().__init__()
         found = sorted(set(channels))
+        heights = channels if isinstance(channels, Mapping) else dict.fromkeys(found, 1)
+        least = min(heights.values())
         self.outputs = found[-1]
         self.fixes = nn.ModuleDict()
         for count in found if len(found) > 1 else ():
-            self.fixes[str(count)] = nn.Sequential(
-                nn.Conv2d(count, self.outputs, 1, bias=False), nn.BatchNorm2d(self.outputs)
-            )
+            step = heights[count] // least
+            layers = [nn.Conv2d(count, count, step, step, groups=count, bias=False)] if step > 1 else []
+            point = nn.Conv2d(count, self.outputs, 1, bias=False)
+            self.fixes[str(count)] = nn.Sequential(*layers, point, nn.BatchNorm2d(self.outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) or (B, C) -> (B, outputs)."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -59,8 +60,43 @@ def dims_of(blueprint: Blueprint, blocks: Sequence[Sequence[str]]) -> list[list[
     return found
 
 
+class PathBlock(Protocol):
+    """One block of any supernet: its paths, and how to run them on what the blocks before it give."""
+
+    @property
+    def sup(self) -> Any:
+        """The supernet, a module; `run` also takes a copy of it."""
+        ...
+
+    @property
+    def paths(self) -> Sequence[Any]:
+        """Its paths."""
+        ...
+
+    @property
+    def keys(self) -> Sequence[tuple[Any, ...]]:
+        """Of every path what it chooses in this block."""
+        ...
+
+    def run(self, sup: Any, path: Any, x: Tensor) -> Tensor:
+        """What a path of the block makes of what comes into it."""
+        ...
+
+    def names(self) -> list[str]:
+        """Names of the parameters of `sup` that are trained with the block."""
+        ...
+
+    def parts(self, sup: Any) -> list[nn.Module]:
+        """The modules of a supernet that run with the block, for changing their mode."""
+        ...
+
+    def fair(self, rng: np.random.Generator) -> list[Any]:
+        """Paths of one step in which every value of every choice is used once (FairNAS)."""
+        ...
+
+
 class Block:
-    """One block of a supernet: its paths, and how to run them on what the blocks before it give.
+    """One block of an elastic supernet: its paths, and how to run them on what the blocks before it give.
 
     Args:
         sup: The supernet.
@@ -68,6 +104,7 @@ class Block:
         dims: Names of its dims.
         fixed: What the blocks before it have become.
         first: Whether it begins the network: then what runs before its modules belongs to it.
+        others: Modules of all blocks, which are not trained with the first.
 
     Attributes:
         paths: Its paths: whole choices of the supernet, with the fixed ones before and the largest behind.
@@ -81,8 +118,10 @@ class Block:
         dims: Sequence[str],
         fixed: Mapping[str, Any],
         first: bool,
+        others: Sequence[Sequence[str]] = (),
     ) -> None:
         self.sup, self.modules, self.dims, self.first = sup, list(modules), list(dims), first
+        self.others = [m for some in others for m in some if m not in modules]
         values = [list(sup.space.dim(name).each()) for name in dims]
         count = torch.tensor([len(v) for v in values], dtype=torch.float64).prod()
         if float(count) > _PATHS:
@@ -119,32 +158,40 @@ class Block:
                 x = network.get_submodule(name)(x)
             return x
 
-    def parameters(self, network: nn.Module, others: Sequence[Sequence[str]]) -> dict[str, nn.Parameter]:
-        """The parameters that are trained with the block.
+    def names(self) -> list[str]:
+        """Names of the parameters that are trained with the block, as the supernet calls them."""
+        return [
+            f"network.{name}"
+            for name, _ in self.sup.network.named_parameters()
+            if _inside(name, self.modules) or (self.first and not _inside(name, self.others))
+        ]
 
-        Args:
-            network: Of the supernet.
-            others: Modules of all blocks.
-        """
-        mine = set(self.modules)
-        foreign = {m for modules in others for m in modules} - mine
-        found = {}
-        for name, parameter in network.named_parameters():
-            within = any(name.startswith(f"{m}.") for m in mine)
-            strange = any(name.startswith(f"{m}.") for m in foreign)
-            if within or (self.first and not strange):
-                found[name] = parameter
-        return found
-
-    def parts(self, network: nn.Module) -> list[nn.Module]:
+    def parts(self, sup: Elastic) -> list[nn.Module]:
         """The modules that run with the block, for changing their mode.
 
         Args:
-            network: Of the supernet.
+            sup: The supernet, or one of the same blueprint.
         """
         if self.first:
-            return [network]
-        return [network.get_submodule(name) for name in self.modules]
+            return [sup.network]
+        return [sup.network.get_submodule(name) for name in self.modules]
+
+    def fair(self, rng: np.random.Generator) -> list[Choice]:
+        """Paths of one step: every value of every dim in exactly one, as many as dims have values (FairNAS).
+
+        Args:
+            rng: Draws them.
+        """
+        values = {name: list(self.sup.space.dim(name).each()) for name in self.dims}
+        most = max(map(len, values.values()))
+        orders = {n: [v[i % len(v)] for i in rng.permutation(most)] for n, v in values.items()}
+        return [
+            self.sup.complete({**self.paths[0], **{n: o[k] for n, o in orders.items()}}) for k in range(most)
+        ]
+
+
+def _inside(name: str, modules: Sequence[str]) -> bool:
+    return any(name.startswith(f"{m}.") for m in modules)
 
 
 def upto(network: nn.Module, path: str, x: Tensor, *, after: bool = False) -> Tensor:
@@ -192,8 +239,8 @@ class Feeder:
         return x if self.network is None else upto(self.network, self.path, x)
 
 
-def channels_of(block: Block, x: Tensor) -> list[int]:
-    """Numbers of channels that the paths of a block put out.
+def outputs_of(block: PathBlock, x: Tensor) -> dict[int, int]:
+    """Numbers of channels that the paths of a block put out, and the height of the images that have them.
 
     Args:
         block: The block.
@@ -201,11 +248,16 @@ def channels_of(block: Block, x: Tensor) -> list[int]:
     """
     mode = block.sup.training
     block.sup.eval()
+    found: dict[int, int] = {}
     with torch.no_grad():
-        found = sorted({block.run(block.sup, path, x).shape[1] for path in block.paths})
+        for path in block.paths:
+            shape = block.run(block.sup, path, x).shape
+            found[shape[1]] = shape[2] if len(shape) > 2 else 1
     block.sup.train(mode)
-    return found
+    return dict(sorted(found.items()))
 
 
+#: What comes into a block, of images.
+Feed = Callable[[Tensor], Tensor]
 #: Makes two views of a batch: (images (B, C, H, W), generator) -> images.
 View = Callable[[Tensor, torch.Generator], Tensor]

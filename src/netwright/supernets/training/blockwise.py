@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,13 +19,14 @@ from netwright.data import Part, Splits
 from netwright.errors import DataError, UsageError
 from netwright.nas.choice import Choice
 from netwright.supernets.network.elastic import Elastic
-from netwright.supernets.training.blocks import Block, Feeder, dims_of
+from netwright.supernets.training.blocks import Block, Feed, Feeder, PathBlock, dims_of
 from netwright.supernets.training.bootstrapping import BlockLoss, EnsembleBootstrap, Learner
 from netwright.train import Recipe, build_optimizer, factor, recalibrate_
 
-#: How blocks are trained by default: the authors' settings for CIFAR.
+#: How blocks are trained by default: the authors' settings for CIFAR, whose learning rate of 0.48 is for
+#: batches of 4,096, at a batch that fits anywhere.
 RECIPE = Recipe(
-    epochs=50, batch_size=256, lr=0.48, optimizer="lars", weight_decay=1e-6, warmup_epochs=1, precision="fp32"
+    epochs=50, batch_size=256, lr=0.03, optimizer="lars", weight_decay=1e-6, warmup_epochs=2, precision="fp32"
 )
 #: Examples on which normalisations are measured.
 _MEASURED = 512
@@ -89,39 +90,140 @@ def train_blockwise(
         UsageError: if a choice is of no block, or choices are not laid but cut out.
         DataError: if there is nothing to rate paths by.
     """
-    recipe, loss = recipe or RECIPE, loss or EnsembleBootstrap()
     if sup.blueprint.rules is None:
         raise UsageError("every choice of this network is a graph of its own", "it has no blocks to run")
-    if len(data.val) < 2:
-        raise DataError("paths are rated on the validation split, which is empty", "hold some examples out")
     work = copy.deepcopy(sup).train()
     work.statistics.clear()
-    modules = [[block] if isinstance(block, str) else list(block) for block in blocks]
-    dims = dims_of(work.blueprint, modules)
-    fixed: dict[str, Any] = {}
-    scores: list[Mapping[tuple[Any, ...], float]] = []
-    losses: list[tuple[float, ...]] = []
-    feeder = Feeder(None, modules[0][0])
-    for number, paths in enumerate(modules):
-        block = Block(work, paths, dims[number], fixed, first=number == 0)
-        names = block.parameters(work.network, modules)
+    stages = ElasticStages(work, [[block] if isinstance(block, str) else list(block) for block in blocks])
+    found = train_stages(stages, data, loss=loss, recipe=recipe, seed=seed, progress=progress)
+    best = work.set(stages.fixed).choice
+    return Blockwise(work, best, tuple(map(tuple, stages.dims)), found.scores, found.losses)
+
+
+class Stages(Protocol):
+    """A supernet in blocks that are trained one after another."""
+
+    @property
+    def sup(self) -> Any:
+        """The supernet, a module; it is trained in place."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """How many blocks it has."""
+        ...
+
+    def block(self, number: int) -> PathBlock:
+        """A block behind those that were kept."""
+        ...
+
+    def keep(self, block: PathBlock, path: Any) -> None:
+        """A path becomes what the block is from now on."""
+        ...
+
+    def feeder(self, number: int, train: Part) -> Feed:
+        """What comes into a block from those that were kept; statistics are measured on some examples."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training block by block gave.
+
+    Attributes:
+        best: The path of least loss of every block.
+        scores: Of every block: what a path chooses there -> its loss.
+        losses: Mean training loss of every epoch of every block.
+    """
+
+    best: tuple[Any, ...]
+    scores: tuple[Mapping[tuple[Any, ...], float], ...]
+    losses: tuple[tuple[float, ...], ...]
+
+
+def train_stages(
+    stages: Stages,
+    data: Splits,
+    *,
+    loss: BlockLoss | None = None,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> Trained:
+    """Train any supernet in blocks, in place; see `train_blockwise`.
+
+    Args:
+        stages: The blocks.
+        data: See `train_blockwise`, also for the others.
+        loss: What blocks learn from.
+        recipe: How each block is trained.
+        seed: Of batches, views and paths.
+        progress: Called after every epoch.
+
+    Raises:
+        DataError: if there is nothing to rate paths by.
+    """
+    recipe, loss = recipe or RECIPE, loss or EnsembleBootstrap()
+    if len(data.val) < 2:
+        raise DataError("paths are rated on the validation split, which is empty", "hold some examples out")
+    device = _device(stages.sup)
+    best, scores, losses = [], [], []
+    for number in range(stages.count):
+        block, feeder = stages.block(number), stages.feeder(number, data.train)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed * 1_000 + number)
-            x = next(data.train.batches(2))[0].to(_device(work))
-            learner = loss.learner(block, feeder, x, list(names))
-        trained = list(names.values())
-        losses.append(_fit(learner, trained, data.train, recipe, (seed, number), _device(work), progress))
-        rated = _rated(learner, data, seed, _device(work))
+            learner = loss.learner(block, feeder, next(data.train.batches(2))[0].to(device))
+        named = dict(stages.sup.named_parameters())
+        trained = [named[name] for name in block.names()]
+        losses.append(_fit(learner, trained, data.train, recipe, (seed, number), device, progress))
+        rated = _rated(learner, data, seed, device)
         scores.append(dict(zip(block.keys, rated, strict=True)))
-        best = block.paths[int(np.argmin(rated))]
-        fixed |= {name: best[name] for name in dims[number]}
-        if number + 1 < len(modules):
-            feeder = _feeder(work, best, modules[number + 1][0], data.train)
-    found = work.set(fixed).choice
-    return Blockwise(work, found, tuple(map(tuple, dims)), tuple(scores), tuple(losses))
+        best.append(block.paths[int(np.argmin(rated))])
+        stages.keep(block, best[-1])
+    return Trained(tuple(best), tuple(scores), tuple(losses))
 
 
-def _device(sup: Elastic) -> torch.device:
+class ElasticStages:
+    """The blocks of an elastic supernet; see `Stages`.
+
+    Args:
+        sup: The supernet.
+        modules: Paths of the modules of every block.
+
+    Attributes:
+        dims: Names of the dims of every block.
+        fixed: What the blocks that were kept have chosen.
+
+    Raises:
+        UsageError: if a choice is of no block.
+    """
+
+    def __init__(self, sup: Elastic, modules: Sequence[Sequence[str]]) -> None:
+        self.sup, self.modules, self.count = sup, modules, len(modules)
+        self.dims = dims_of(sup.blueprint, modules)
+        self.fixed: dict[str, Any] = {}
+
+    def block(self, number: int) -> Block:
+        """A block behind those that were kept."""
+        dims = self.dims[number]
+        return Block(self.sup, self.modules[number], dims, self.fixed, number == 0, self.modules)
+
+    def keep(self, block: PathBlock, path: Choice) -> None:
+        """A path becomes what the block is from now on."""
+        assert isinstance(block, Block)
+        self.fixed |= {name: path[name] for name in block.dims}
+
+    def feeder(self, number: int, train: Part) -> Feeder:
+        """Images themselves, or what the network found so far makes of them, with statistics of its own."""
+        into = self.modules[number][0]
+        if not number:
+            return Feeder(None, into)
+        network = self.sup.extract(self.sup.complete(self.fixed))
+        recalibrate_(network, train.batches(256, limit=2_048))
+        return Feeder(network.eval().requires_grad_(False), into)
+
+
+def _device(sup: nn.Module) -> torch.device:
     return next(sup.parameters()).device
 
 
@@ -168,10 +270,3 @@ def _rated(learner: Learner, data: Splits, seed: int, device: torch.device) -> l
     train = next(data.train.batches(_MEASURED, shuffle=True, generator=generator))[0]
     val, labels = next(data.val.batches(len(data.val)))
     return learner.score(train.to(device), val.to(device), labels.to(device), seed)
-
-
-def _feeder(sup: Elastic, choice: Choice, path: str, train: Part) -> Feeder:
-    """What a block is fed by: the network found so far, with statistics of its own."""
-    network = sup.extract(choice)
-    recalibrate_(network, train.batches(256, limit=2_048))
-    return Feeder(network.eval().requires_grad_(False), path)

@@ -6,10 +6,10 @@ with Block-wisely Self-supervised Neural Architecture Search, ICCV 2021, section
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,10 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from netwright.data.augmenting import draw, flip_and_crop
 from netwright.errors import UsageError
-from netwright.nas.choice import Choice
-from netwright.supernets.network.elastic import Elastic
 from netwright.supernets.stores.siamese import Alignment, Neck, Siamese, distance, predictor, rising
-from netwright.supernets.training.blocks import Block, Feeder, View, channels_of
+from netwright.supernets.training.blocks import Feed, PathBlock, View, outputs_of
 from netwright.train.losses import cross_entropy
 
 TARGETS = ("ensemble", "single", "own")
@@ -50,14 +48,13 @@ class Learner(Protocol):
 class BlockLoss(Protocol):
     """What a block learns from."""
 
-    def learner(self, block: Block, feeder: Feeder, x: Tensor, names: Sequence[str]) -> Learner:
+    def learner(self, block: PathBlock, feeder: Feed, x: Tensor) -> Learner:
         """A block in training.
 
         Args:
             block: The block.
             feeder: What comes into it.
             x: A few images.
-            names: Parameters that are trained with the block.
         """
         ...
 
@@ -74,24 +71,17 @@ def crop_and_flip(x: Tensor, generator: torch.Generator) -> Tensor:
     return flip_and_crop(x, "crop-flip", numbers)
 
 
-def drawn(block: Block, count: int, rng: np.random.Generator, fair: bool = False) -> list[Choice]:
+def drawn(block: PathBlock, count: int, rng: np.random.Generator, fair: bool = False) -> list[Any]:
     """Paths of one step.
 
     Args:
         block: The block.
         count: How many, without replacement; no more than there are.
         rng: Draws them.
-        fair: Every value of every dim in exactly one, as many paths as dims have values.
+        fair: Every value of every choice once, as many paths as choices have values.
     """
     if fair:
-        space = block.sup.space
-        values = {name: list(space.dim(name).each()) for name in block.dims}
-        most = max(map(len, values.values()))
-        orders = {n: [v[i % len(v)] for i in rng.permutation(most)] for n, v in values.items()}
-        return [
-            block.sup.complete({**block.paths[0], **{n: o[k] for n, o in orders.items()}})
-            for k in range(most)
-        ]
+        return block.fair(rng)
     picked = rng.choice(len(block.paths), size=min(count, len(block.paths)), replace=False)
     return [block.paths[int(i)] for i in picked]
 
@@ -149,9 +139,9 @@ class EnsembleBootstrap:
                 f"target is one of {', '.join(TARGETS)}, views own or shared",
             )
 
-    def learner(self, block: Block, feeder: Feeder, x: Tensor, names: Sequence[str]) -> Bootstrap:
+    def learner(self, block: PathBlock, feeder: Feed, x: Tensor) -> Bootstrap:
         """The block with the heads of both branches; see `BlockLoss.learner`."""
-        return Bootstrap(self, block, feeder, channels_of(block, feeder(x)), names, x.device)
+        return Bootstrap(self, block, feeder, outputs_of(block, feeder(x)), x.device)
 
 
 class Bootstrap:
@@ -161,8 +151,7 @@ class Bootstrap:
         loss: How.
         block: The block.
         feeder: What comes into it.
-        channels: Numbers of channels that it puts out.
-        names: Parameters that are trained with the block.
+        outputs: Numbers of channels that it puts out -> height of the images that have them.
         device: Of the heads.
 
     Attributes:
@@ -174,40 +163,32 @@ class Bootstrap:
     def __init__(
         self,
         loss: EnsembleBootstrap,
-        block: Block,
-        feeder: Feeder,
-        channels: Sequence[int],
-        names: Sequence[str],
+        block: PathBlock,
+        feeder: Feed,
+        outputs: Mapping[int, int],
         device: torch.device,
     ) -> None:
-        self.loss, self.block, self.feeder, self.names = loss, block, feeder, list(names)
+        self.loss, self.block, self.feeder, self.names = loss, block, feeder, block.names()
         self.weights = Siamese(block.sup)
-        self.necks = Siamese(Neck(channels, loss.hidden, loss.vector).to(device))
+        self.necks = Siamese(Neck(outputs, loss.hidden, loss.vector).to(device))
         self.predictor = predictor(loss.vector, loss.hidden).to(device)
         self.modules: Sequence[nn.Module] = (self.necks.online, self.predictor)
 
-    @property
-    def target(self) -> Elastic:
-        """The supernet that follows."""
-        found = self.weights.target
-        assert isinstance(found, Elastic)
-        return found
-
-    def project(self, path: Choice, h: Tensor) -> Tensor:
+    def project(self, path: Any, h: Tensor) -> Tensor:
         """(B, vector) what the target makes of what comes into the block, without gradient."""
         with torch.no_grad():
-            found: Tensor = self.necks.target(self.block.run(self.target, path, h))
+            found: Tensor = self.necks.target(self.block.run(self.weights.target, path, h))
         return found
 
-    def predict(self, path: Choice, h: Tensor) -> Tensor:
+    def predict(self, path: Any, h: Tensor) -> Tensor:
         """(B, vector) what the branch that learns foresees."""
         found: Tensor = self.predictor(self.necks.online(self.block.run(self.block.sup, path, h)))
         return found
 
     def mode(self, training: bool) -> None:
         """Training or evaluation of the block and the heads of both branches."""
-        for sup in (self.block.sup, self.target):
-            for module in self.block.parts(sup.network):
+        for sup in (self.weights.online, self.weights.target):
+            for module in self.block.parts(sup):
                 module.train(training)
         for head in (self.necks, self.predictor):
             head.train(training)
@@ -232,7 +213,7 @@ class Bootstrap:
         return self.feeder(view(x, generator)), self.feeder(view(x, generator))
 
     def _targets(
-        self, paths: Sequence[Choice], pairs: Sequence[tuple[Tensor, Tensor]], rng: np.random.Generator
+        self, paths: Sequence[Any], pairs: Sequence[tuple[Tensor, Tensor]], rng: np.random.Generator
     ) -> list[tuple[Tensor, Tensor]]:
         """For every path the target of either view."""
         seen = [
@@ -250,8 +231,7 @@ class Bootstrap:
     def after_step(self, step: int, steps: int) -> None:
         """The target follows."""
         momentum = rising(self.loss.momentum, step, steps)
-        heads = [f"network.{name}" for name in self.names]
-        self.weights.follow(momentum, heads)
+        self.weights.follow(momentum, self.names)
         self.necks.follow(momentum)
 
     def score(self, train: Tensor, val: Tensor, labels: Tensor, seed: int) -> list[float]:
@@ -304,9 +284,9 @@ class LocalLabels:
     paths: int = 4
     view: View = crop_and_flip
 
-    def learner(self, block: Block, feeder: Feeder, x: Tensor, names: Sequence[str]) -> Labelled:
+    def learner(self, block: PathBlock, feeder: Feed, x: Tensor) -> Labelled:
         """The block with its head; see `BlockLoss.learner`."""
-        return Labelled(self, block, feeder, channels_of(block, feeder(x)), x.device)
+        return Labelled(self, block, feeder, outputs_of(block, feeder(x)), x.device)
 
 
 class Labelled:
@@ -316,29 +296,29 @@ class Labelled:
         loss: How.
         block: The block.
         feeder: What comes into it.
-        channels: Numbers of channels that it puts out.
+        outputs: Numbers of channels that it puts out -> height of the images that have them.
         device: Of the head.
     """
 
     def __init__(
         self,
         loss: LocalLabels,
-        block: Block,
-        feeder: Feeder,
-        channels: Sequence[int],
+        block: PathBlock,
+        feeder: Feed,
+        outputs: Mapping[int, int],
         device: torch.device,
     ) -> None:
         self.loss, self.block, self.feeder = loss, block, feeder
-        align = Alignment(channels)
+        align = Alignment(outputs)
         self.head = nn.Sequential(align, nn.Linear(align.outputs, loss.classes)).to(device)
         self.modules: Sequence[nn.Module] = (self.head,)
 
     def mode(self, training: bool) -> None:
         """Training or evaluation of the block and its head."""
-        for module in (*self.block.parts(self.block.sup.network), self.head):
+        for module in (*self.block.parts(self.block.sup), self.head):
             module.train(training)
 
-    def answer(self, path: Choice, h: Tensor) -> Tensor:
+    def answer(self, path: Any, h: Tensor) -> Tensor:
         """(B, classes)."""
         found: Tensor = self.head(self.block.run(self.block.sup, path, h))
         return found
