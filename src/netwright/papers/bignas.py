@@ -25,6 +25,12 @@ CLAIMS = (
     Claim("BigNAS above training without the smallest child, smallest child", _NEEDED, "> 0", FURTHER),
     Claim("BigNAS above blocks that do not begin as identities", _NEEDED, ">= 0", FURTHER),
     Claim("BigNAS above a learning rate that ends at zero", _NEEDED, ">= 0", FURTHER),
+    Claim(
+        "inherited less trained alone, three children, four times the steps",
+        _NO_RETRAINING,
+        "within 0.01 of 0",
+        FURTHER,
+    ),
     Claim("BigNAS above progressive shrinking, mean of eight children", _ABOVE, ">= 0", FURTHER),
     Claim("BigNAS above compound scaling, mean of four children", _ABOVE, ">= 0", FURTHER),
 )

@@ -34,6 +34,8 @@ from netwright.supernets.samplers.progressive import ProgressiveShrinking
 from netwright.train import fit
 
 LABELS, LARGE, UNZEROED, COSINE = "labels only", "no smallest child", "gamma of ones", "cosine to zero"
+#: What the steps are multiplied by where both learn for longer.
+LONGER = 4
 SHRINKING, COMPOUND = "progressive shrinking", "compound scaling"
 
 
@@ -52,6 +54,7 @@ def further(run: Run) -> None:
                 run.log(f"seed {seed}: {arm} {fmean(scores.by_arm[arm][-1]):.4f}")
             scaled = compound(sup, chosen)
             scores.add(COMPOUND, [alone(sup, c, setting, seed, run.device) for c in scaled])
+        _longer(run)
     _measure(run, scores, macs)
     table(
         run,
@@ -59,6 +62,22 @@ def further(run: Run) -> None:
         {a: v for a, v in scores.by_arm.items() if a != COMPOUND},
         macs,
     )
+
+
+def _longer(run: Run) -> None:
+    """The method beside the smallest, the middle and the largest child alone, all in more steps."""
+    gaps, shown, macs = [], Scores(), [0]
+    setting = small(run, LONGER)
+    for seed in run.seeds(1):
+        sup = supernet(network(seed), setting)
+        chosen = children(sup, 3)
+        macs = sup.costs(chosen)[:, 0].tolist()
+        shown.add(BIG, inherited(bignas(sup, setting, seed, run.device)[0], chosen, setting, run.device))
+        shown.add("alone", [alone(sup, c, setting, seed, run.device) for c in chosen])
+        gaps.append(fmean(shown.by_arm[BIG][-1]) - fmean(shown.by_arm["alone"][-1]))
+        run.log(f"seed {seed}: {LONGER} times the steps, {gaps[-1]:+.4f}")
+    run.measure("inherited less trained alone, three children, four times the steps", fmean(gaps))
+    table(run, f"Children, {LONGER} times the steps", shown.by_arm, macs)
 
 
 def _arms(sup: Elastic, setting: Setting, seed: int, device: str) -> dict[str, Callable[[], Elastic]]:
