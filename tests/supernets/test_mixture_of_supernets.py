@@ -231,8 +231,80 @@ def test_what_is_refused() -> None:
     tied = models.char_lm(vocabulary=11, context=6, width=16, heads=4, depth=2, tied=True)
     with pytest.raises(UsageError, match="shares its weights"):
         nw.elastic(tied, x, width={"*.mlp.fc1": [0.5, 1.0]}, store=Experts(layers="head"))
-    sup, x = made("lm")
-    with pytest.raises(UsageError, match="one choice at a time"):
-        sup.set_many([sup.space.min()], torch.zeros(3, dtype=torch.int64))
-    with pytest.raises(UsageError, match="one choice at a time"):
-        sup.set_mixture({})
+    conv, _ = made("conv")
+    with pytest.raises(UsageError, match="kernels and operations cannot differ"):
+        conv.set_many([conv.space.min(), conv.space.max()], torch.tensor([0, 1, 1]))
+    wide = nw.elastic(model, x, width=[0.25, 0.5, 0.75, 1.0], store=Experts(layers="*.mlp.*"))
+    assert wide.space.size() > 256
+    with pytest.raises(UsageError, match="a sum of as many blends"):
+        wide.set_mixture({d.name: torch.full((4,), 0.25) for d in wide.space.dims})
+
+
+@BOTH
+@ROUTINGS
+def test_every_example_runs_its_own_blend(which: str, routing: str) -> None:
+    """One choice for all is its slice; several are each example's own; gradients are the slices' sum."""
+    sup, x = made(which, 2, routing)
+    some = choices(sup)
+    if which == "conv":  # kernels are one for the batch
+        some = [sup.complete({**c, "kernel:0": 3}) for c in some]
+    for choice in some:
+        alone = sup.set(choice)(x)
+        torch.testing.assert_close(
+            sup.set_many([choice], torch.zeros(3, dtype=torch.int64))(x), alone, rtol=0, atol=1e-6
+        )
+    assignment, three = torch.tensor([2, 0, 1]), some[:3]
+    parameters = list(sup.parameters())
+    wanted = torch.stack([sup.set(three[g])(x)[i] for i, g in enumerate(assignment.tolist())])
+    slopes = torch.autograd.grad(wanted.square().sum(), parameters, allow_unused=True)
+    got = sup.set_many(three, assignment)(x)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
+    found = torch.autograd.grad(got.square().sum(), parameters, allow_unused=True)
+    for one, other in zip(found, slopes, strict=True):
+        zero = torch.zeros(())
+        torch.testing.assert_close(
+            *torch.broadcast_tensors(*(zero if g is None else g for g in (one, other))), rtol=1e-4, atol=1e-5
+        )
+
+
+@BOTH
+@ROUTINGS
+@pytest.mark.parametrize("certain", [1.0, 1.0 - 1e-7])  # the second takes the way of real mixtures
+def test_a_mixture_of_one_is_its_slice(which: str, routing: str, certain: float) -> None:
+    sup, x = made(which, 2, routing)
+    for choice in choices(sup, 2):
+        weights = {}
+        for dim in sup.space.dims:
+            values = list(dim.each())
+            weights[dim.name] = torch.full((len(values),), (1.0 - certain) / max(len(values) - 1, 1))
+            weights[dim.name][values.index(choice[dim.name])] = certain
+        alone = sup.set(choice)(x)
+        torch.testing.assert_close(sup.set_mixture(weights)(x), alone, rtol=1e-4, atol=1e-5)
+
+
+@ROUTINGS
+def test_a_mixture_of_blended_slices_is_the_mixture_of_their_outputs(routing: str) -> None:
+    """For one convolution: the weighted sum over all choices, each blended as its router says."""
+    sup, x = made("conv", 2, routing)
+    sup, x = sup.double(), x.double()
+    alphas = {d.name: torch.randn(2, dtype=torch.float64, requires_grad=True) for d in sup.space.dims}
+    weights = {name: a.softmax(0) for name, a in alphas.items()}
+    sup.set_mixture(weights)
+    with sup._mode():  # type: ignore[misc]
+        mixed = sup.network[0](x)
+    total = torch.zeros_like(mixed)
+    for choice in sup.space.enumerate():
+        share = torch.ones((), dtype=torch.float64)
+        for dim in sup.space.dims:
+            share = share * weights[dim.name][list(dim.each()).index(choice[dim.name])]
+        with sup.set(choice).bound() as network:
+            out = network[0](x)
+        total = total + share * nn.functional.pad(out, (0, 0, 0, 0, 0, 8 - out.shape[1]))
+    torch.testing.assert_close(mixed, total, rtol=1e-9, atol=1e-9)
+    leaves = [*alphas.values(), *sup.routers[0].parameters(), *sup.more[0]]
+    got = torch.autograd.grad(mixed.square().sum(), leaves, retain_graph=True, allow_unused=True)
+    wanted = torch.autograd.grad(total.square().sum(), leaves, allow_unused=True)
+    for one, other in zip(got, wanted, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9)

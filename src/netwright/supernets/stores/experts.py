@@ -23,10 +23,12 @@ from netwright.nas.space import SearchSpace
 from netwright.supernets.network.binding import Plan, crop, cut
 from netwright.supernets.network.cutting import extract
 from netwright.supernets.network.elastic import Elastic
+from netwright.supernets.network.mixing import Mixing, Weights
+from netwright.supernets.stores.blending import mixed_slices, support
+from netwright.supernets.stores.holding import Holding
 
 #: What a router sees: an encoding of the space, 0.5 everywhere, or a function that gives (n,) numbers.
 Encoding = Kind | str | Callable[[SearchSpace, Choice], Sequence[float]]
-_PREFIX = "store."
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Experts:
         return nn.Sequential(nn.Linear(inputs, self.hidden), nn.ReLU(), nn.Linear(self.hidden, outputs))
 
 
-class Routed(Elastic):
+class Routed(Holding):
     """A supernet with blended layers; made by `Experts`.
 
     A forward pass blends once, in weight space, and runs one network. Gradients reach experts and routers.
@@ -112,6 +114,8 @@ class Routed(Elastic):
         more: The further experts.
         routers: One a layer.
     """
+
+    held = ("more", "routers")
 
     def __init__(
         self,
@@ -153,15 +157,41 @@ class Routed(Elastic):
     def tensors(self, plan: Plan | None = None) -> dict[str, Tensor]:
         """See `Elastic.tensors`; blended layers are computed, of no more than what stays of them."""
         plan = self.plan if plan is None else plan
-        return super().tensors(plan) | self._blended(plan)
+        return super().tensors(plan) | self._blended(plan, self.choice)
 
-    def _blended(self, plan: Plan) -> dict[str, Tensor]:
+    def own(self, choice: Choice, shared: Plan) -> dict[str, Tensor]:
+        """See `Elastic.own`: the blends of a choice, whole."""
+        return self._blended(Plan(crops=shared.crops), choice)
+
+    def own_mixture(self, weights: Weights, mixing: Mixing) -> dict[str, Tensor]:
+        """See `Elastic.own_mixture`: the sum of the slices, each of the blend of its choice."""
+        return mixed_slices(self, mixing, weights, lambda choice: self._blended(Plan(), choice))
+
+    def set_many(self, choices: Sequence[Mapping[str, Any]], assignment: Tensor) -> Elastic:
+        """See `Elastic.set_many`; blended layers run once a choice, on its examples."""
+        return Elastic.set_many(self, choices, assignment)
+
+    def set_mixture(self, weights: Weights, *, norm: str = "outputs") -> Elastic:
+        """See `Elastic.set_mixture`; what is mixed is the slices of the blends, see `mixed_slices`.
+
+        A router knows whole choices and its answer is no sum over dims, so that a mixture is the sum over
+        all choices that have a weight. Weights that are one-hot but for a gradient reach the slices, not what
+        the router would have said of other choices.
+
+        Raises:
+            UsageError: as there, and if too many choices have a weight.
+        """
+        support(weights)
+        return Elastic.set_mixture(self, weights, norm=norm)
+
+    def _blended(self, plan: Plan, choice: Choice) -> dict[str, Tensor]:
+        """The blended parameters of a choice, of no more than what stays under a plan."""
         shares: dict[str, Tensor] = {}
         found: dict[str, Tensor] = {}
         for position, name in enumerate(self.names):
             path = name.rpartition(".")[0]
             if path not in shares:
-                shares[path] = self.shares(path)
+                shares[path] = self.shares(path, choice)
             dims = plan.cuts.get(name, ())
             rows = cut(shares[path], tuple(d for d in dims if d[0] == 0)) if shares[path].dim() == 2 else None
             total: Tensor | None = None
@@ -194,15 +224,11 @@ class Routed(Elastic):
         self.choice = self.choice if choice is None else self.complete(choice)
         try:
             with torch.no_grad():
-                whole = {n: nn.Parameter(t) for n, t in self._blended(Plan()).items()}
+                whole = {n: nn.Parameter(t) for n, t in self._blended(Plan(), self.choice).items()}
             with self.places.laid(Plan(), whole):
                 return extract(self, self.choice)
         finally:
             self.choice = before
-
-    def extra_parameters(self) -> int:
-        """Parameters beyond those of the network: further experts and routers."""
-        return sum(p.numel() for part in (self.more, self.routers) for p in part.parameters())
 
     def blend_macs(self, choice: Mapping[str, Any] | None = None) -> int:
         """Multiply-accumulates that blending takes, once for a whole batch; no extracted network pays them.
@@ -216,47 +242,6 @@ class Routed(Elastic):
             tensor = cut(self.places.read(name).detach(), plan.cuts.get(name, ()))
             total += (crop(tensor, plan.crops[name]) if name in plan.crops else tensor).numel()
         return total * self.store.count
-
-    def set_many(self, choices: Sequence[Mapping[str, Any]], assignment: Tensor) -> Elastic:
-        """Not possible: examples of other choices have other weights.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError("a mixture of experts runs one choice at a time", "use set(choice)")
-
-    def set_mixture(self, weights: Any, *, norm: str = "outputs") -> Elastic:
-        """Not possible: the router knows whole choices.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError("a mixture of experts runs one choice at a time", "use set(choice)")
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """That of the full network, and further experts and routers under ``store.``."""
-        found = dict(self.network.state_dict(*args, **kwargs))
-        for part in ("more", "routers"):
-            own = getattr(self, part).state_dict(*args, **kwargs)
-            found |= {f"{_PREFIX}{part}.{n}": t for n, t in own.items()}
-        return found
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Load what `state_dict` gave.
-
-        Args:
-            state_dict: Name -> tensor.
-            strict: As in PyTorch.
-            assign: As in PyTorch.
-        """
-        for part in ("more", "routers"):
-            head = f"{_PREFIX}{part}."
-            own = {n.removeprefix(head): t for n, t in state_dict.items() if n.startswith(head)}
-            getattr(self, part).load_state_dict(own, strict=strict, assign=assign)
-        rest = {n: t for n, t in state_dict.items() if not n.startswith(_PREFIX)}
-        return super().load_state_dict(rest, strict=strict, assign=assign)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Routed:
         plain = Elastic(copy.deepcopy(self.network, memo), self.blueprint)
