@@ -93,7 +93,7 @@ def measure(run: Run) -> None:
             "recipe": dataclasses.asdict(recipe),
         }
         found: dict[str, list[list[float]]] = {SINGLE: [], NEURON: []}
-        for seed in run.seeds(2):
+        for seed in run.seeds():
             for arm, each in found.items():
                 made = _trained(run, data, recipe, seed, arm)
                 each.append([score(made.extract(c), data) for c in choices])
