@@ -12,6 +12,7 @@ from torch import nn
 
 from netwright.errors import UsageError
 from netwright.models.zoo.cell_net import cell_op
+from netwright.papers.few_shot_nas_gm_full import cells, mobile, ofa_supernet
 from netwright.papers.supernet_cells import OUTSIDE
 from netwright.supernets import OneOf, Split, elastic, few_shot, gradient_distances, max_cut
 from netwright.supernets.samplers import Uniform
@@ -254,3 +255,24 @@ def test_places_of_one_name_are_one_choice():
         assert torch.equal(made.extract({"op:n": value})(x), wanted)
     with pytest.raises(UsageError, match="different candidates"):
         elastic(Net("z"), torch.zeros(2, 1, 4, 4))
+
+
+def test_the_published_space_of_mobile_networks_has_its_published_size():
+    # Once-for-All: 3 kernels times 3 expansions a block, 2 to 4 blocks in each of 5 stages: "over 10^19".
+    sup = ofa_supernet(0, side=32)
+    assert sup.space.size() == (9**2 + 9**3 + 9**4) ** 5
+    always = [d.name for d in sup.space.free if d.condition is None]
+    assert sum(name.startswith("kernel:") for name in always) == 5  # a block of each stage is never skipped
+    for block, side in ((1, 16 * 6), (17, 112 * 6)):
+        expansions = {
+            sup.extract(c).blocks[block].expand[0].out_channels for c in (sup.space.min(), sup.space.max())
+        }
+        assert expansions == {side // 2, side}
+
+
+@pytest.mark.recipe
+@pytest.mark.parametrize("divided", [cells, mobile])
+def test_the_papers_own_spaces_can_be_divided(divided):
+    made, size = divided(0)
+    parts = [leaf.space(made.store.space).size() for leaf in made.store.leaves]
+    assert len(parts) == 2 and sum(parts) == size and made.scoring > 0

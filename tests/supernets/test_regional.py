@@ -42,6 +42,7 @@ def test_values_outside_of_the_part_have_no_weight_and_do_not_learn(sup, method)
     for name, weights in draw.weights.items():
         assert weights.shape == (4,) and float(weights.detach().sum()) == pytest.approx(1, abs=1e-6)
         assert (weights == 0).tolist() == [False, name == "op:0-1", False, name == "op:0-1"]
+    assert set(draw.choice.values()) == {"conv3x3"}  # what it is counted as
     draw.apply(sup, 8)
     x, y = next(tiny().train.batches(8))
     cross_entropy(sup.train()(x), y).backward()

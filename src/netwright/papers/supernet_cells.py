@@ -86,8 +86,15 @@ class Judge:
             sup: A trained supernet.
             choice: The network.
         """
+        return self.now(sup.of(choice) if isinstance(sup, Split) else sup.set(choice))
+
+    def now(self, model: Elastic) -> float:
+        """Of a supernet as it is set, in 0..1.
+
+        Args:
+            model: The supernet.
+        """
         right = count = 0
-        model = sup.of(choice) if isinstance(sup, Split) else sup.set(choice)
         training = model.training
         model.eval()
         with torch.no_grad():

@@ -17,7 +17,7 @@ from netwright.errors import UsageError
 from netwright.nas.choice import Choice
 from netwright.nas.space import SearchSpace
 from netwright.supernets.network.elastic import Elastic
-from netwright.supernets.samplers.gradient import GradientAlpha
+from netwright.supernets.samplers.gradient import GradientAlpha, MixedDraw
 from netwright.supernets.samplers.relaxations import gumbel_softmax
 
 RELAXATIONS = ("darts", "snas")
@@ -46,11 +46,16 @@ class RegionalAlpha(GradientAlpha):
         super().__init__("darts", seed, **options)
         self.noisy = method == "snas"
         self._whole: SearchSpace | None = None
+        self._costs: dict[str, dict[Any, int]] = {}
 
     def attach(self, sup: Elastic) -> None:
         """Begin with parameters near 0, on the whole space."""
         super().attach(sup)
-        self._whole = sup.space
+        self._whole, base = sup.space, sup.space.max()
+        for dim in sup.space.free:
+            if dim.condition is None:
+                cost = {value: sup.macs(base.replace(**{dim.name: value})) for value in dim.each()}
+                self._costs[dim.name] = cost
 
     def weights(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw the weights of a mixture; gradients reach the parameters.
@@ -81,6 +86,18 @@ class RegionalAlpha(GradientAlpha):
         given = self.probabilities() if weights is None else weights
         values = {d.name: list(d.each())[int(given[d.name].argmax())] for d in self._whole.dims}
         return self._whole.canonical(Choice(values))
+
+    def mixture(self, weights: Mapping[str, Tensor]) -> MixedDraw:
+        """The pass of some weights; counted as the part's costliest network, of which it runs no less.
+
+        Args:
+            weights: Name of a dim -> (values of the whole space,).
+        """
+        assert self.space is not None and self._whole is not None
+        values = dict(self.space.max())
+        for name, costs in self._costs.items():
+            values[name] = max(self.space.dim(name).each(), key=costs.__getitem__)
+        return MixedDraw((self._whole.canonical(Choice(values)),), weights=weights, norm=self.norm)
 
     def _logits(self) -> dict[str, Tensor]:
         """The parameters, minus infinity where a value is not of the part."""
