@@ -62,6 +62,22 @@ def test_post_normalised_blocks_are_skipped_only_where_named(tmp_path: Path) -> 
     torch.testing.assert_close(again.eval()(x), short(x), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_layers_of_pytorch_are_cut_out(norm_first: bool) -> None:
+    """They are called with masks that are None, which what stands for them must take."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, norm_first=norm_first)
+    model = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
+    x = torch.randn(2, 5, 16)
+    sup = nw.elastic(model, x, depth={"layers": [1, 2, 3]}).eval()
+    for depth in (1, 2, 3):
+        small = sup.extract({"depth:layers": depth})
+        short = copy.deepcopy(model)
+        short.layers = short.layers[:depth]
+        torch.testing.assert_close(small(x), short(x), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(sup.set({"depth:layers": depth})(x), short(x), rtol=1e-5, atol=1e-6)
+
+
 def test_chains_of_equal_layers_are_no_blocks() -> None:
     """Without a sum the input's members need not be the output's: nothing says that one can stand for all."""
     chain = nn.Sequential(nn.Sequential(*[nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)) for _ in range(3)]))

@@ -35,6 +35,7 @@ class Call:
         kwargs: Numbers of the tensors given by keyword.
         outputs: Numbers of the tensors returned, in order.
         tree: What was returned, with positions in `outputs` in place of the tensors.
+        alone: Whether one argument was given, by position, and nothing else, be it a tensor or not.
     """
 
     path: str
@@ -42,6 +43,7 @@ class Call:
     kwargs: dict[str, int] = field(default_factory=dict)
     outputs: list[int] = field(default_factory=list)
     tree: Any = None
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,14 @@ def _watched(calls: list[Any]) -> Iterator[None]:
             [Leaf(next(places)) if isinstance(x, Tensor) else x for x in leaves], spec
         )
         keys = {k: name(v) for k, v in kwargs.items() if isinstance(v, Tensor)}
-        calls.append((Call(path, tree=tree), [name(a) for a in args], keys, outputs))
+        calls.append(
+            (
+                Call(path, tree=tree, alone=len(args) == 1 and not kwargs),
+                [name(a) for a in args],
+                keys,
+                outputs,
+            )
+        )
 
     handle = nn.modules.module.register_module_forward_hook(leave, with_kwargs=True)
     try:

@@ -83,6 +83,6 @@ def _stage(model: nn.Module, found: Found, blocks: list[str]) -> Stage:
         call = found.once(path)
         assert call is not None
         skips[path] = _skip(model, call)
-        if skips[path].tree is None and len(call.args) == 1 and not call.kwargs:
+        if skips[path].tree is None and call.alone:
             plain.add(path)
     return Stage(parent if alone and parent else blocks[0], tuple(blocks), int(led), skips, frozenset(plain))
