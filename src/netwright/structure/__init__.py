@@ -4,6 +4,7 @@ from netwright.structure.attention import ShapedAttention
 from netwright.structure.branches import Branch, branches
 from netwright.structure.budget import Budget, Limit
 from netwright.structure.check import Check, check
+from netwright.structure.consumers import Consumer
 from netwright.structure.cost import Cost, Operator
 from netwright.structure.depth import Deepened, Skip, Zero, drop
 from netwright.structure.example import describe_example, remake_example
@@ -18,7 +19,7 @@ from netwright.structure.repeating import Repeatable, repeatable
 from netwright.structure.skipping import Stage, stages
 from netwright.structure.solve import Axis
 from netwright.structure.surgery import Shrunk, holds, replay, shrink
-from netwright.structure.tracing import Consumer, Member, Structure, trace
+from netwright.structure.tracing import Member, Structure, trace
 
 __all__ = [
     "Axis",

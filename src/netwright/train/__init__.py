@@ -2,6 +2,7 @@
 
 from netwright.train.averaging import Average
 from netwright.train.callbacks import Callback, GradientNorms, Snapshots, State
+from netwright.train.job import Fitted, Progress
 from netwright.train.lars import LARS
 from netwright.train.launch import Launcher
 from netwright.train.loop import fit
@@ -18,13 +19,13 @@ from netwright.train.losses import (
 )
 from netwright.train.mixing import cutmix, mix, mixup
 from netwright.train.normalisation import recalibrate_, recalibrated
+from netwright.train.optimizers import build_optimizer
 from netwright.train.orders import Order
 from netwright.train.passes import Batch, Pass, Passes
 from netwright.train.recipe import Recipe
 from netwright.train.runtime import Runtime, evaluating, main_output, native_bf16, resolve_device
 from netwright.train.schedules import SCHEDULES, factor
 from netwright.train.scoring import Score, check_fits, evaluate, logits
-from netwright.train.training import Fitted, Progress, build_optimizer
 
 __all__ = [
     "LARS",

@@ -13,13 +13,14 @@ from torch import nn
 from netwright.errors import DataError, UsageError
 from netwright.train.averaging import Average
 from netwright.train.callbacks import Callback
+from netwright.train.job import Fitted, Job, Progress
 from netwright.train.launch import Launcher, SingleDevice, launch
 from netwright.train.losses import Distillation, Labels, Objective
 from netwright.train.orders import Order
 from netwright.train.passes import Passes
 from netwright.train.recipe import Recipe
 from netwright.train.runtime import resolve_device
-from netwright.train.training import Fitted, Job, Progress, Training
+from netwright.train.training import Training
 
 if TYPE_CHECKING:
     from netwright.data import Splits

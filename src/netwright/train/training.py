@@ -4,133 +4,32 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from netwright.errors import ModelError, TrainingError
 from netwright.train import checkpoint as checkpoints
 from netwright.train.averaging import Average
-from netwright.train.callbacks import Callback, State
-from netwright.train.lars import LARS
+from netwright.train.callbacks import State
+from netwright.train.job import Fitted, Job, Progress
 from netwright.train.launch import Launcher
 from netwright.train.losses import Objective, Step
 from netwright.train.mixing import mix
-from netwright.train.orders import Order
-from netwright.train.passes import Batch, Passes
-from netwright.train.recipe import Recipe
+from netwright.train.optimizers import Holding, build_optimizer
+from netwright.train.passes import Batch
 from netwright.train.runtime import Runtime, evaluating
 from netwright.train.schedules import factor
 from netwright.train.scoring import check_fits, tally
 
 if TYPE_CHECKING:
-    from netwright.data import Splits
+    pass
 
 #: Steps between two looks at the loss: each look waits for the device.
 LOOK_EVERY = 10
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a training has come.
-
-    Args:
-        epoch: Present epoch, from 1.
-        epochs: Epochs in all.
-        step: Steps of this epoch that are done.
-        steps: Steps of one epoch.
-        loss: Mean loss of this epoch so far.
-        accuracy: Latest validation accuracy, in 0..1, or None.
-        lr: Present learning rate.
-        seconds: Time spent so far.
-        eta_seconds: Estimate of the time that is left.
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    accuracy: float | None
-    lr: float
-    seconds: float
-    eta_seconds: float
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A trained network.
-
-    Args:
-        model: The network after the last epoch (its moving average where the recipe asks for one), on the
-            device it was trained on (the CPU after several devices), in the mode that the given one had.
-        history: One record an epoch: epoch, loss, accuracy (validation, or None), lr, seconds.
-        seconds: Time spent, earlier runs of a resumed training included.
-        best_accuracy: Highest validation accuracy of an epoch, or None where the split has no labels.
-    """
-
-    model: nn.Module
-    history: list[dict[str, Any]]
-    seconds: float
-    best_accuracy: float | None
-
-    @property
-    def accuracy(self) -> float | None:
-        """Validation accuracy of `model`."""
-        return self.history[-1]["accuracy"] if self.history else None
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one training is about; see `netwright.train.fit`."""
-
-    model: nn.Module
-    data: Splits
-    recipe: Recipe
-    teacher: nn.Module | None
-    checkpoint: Path | None
-    trainable: frozenset[str] | None
-    objective: Objective
-    callbacks: tuple[Callback, ...] = ()
-    start: int = 0
-    stop: int | None = None
-    optimizer: Mapping[str, Any] | None = None
-    average: Average | None = None
-    passes: Passes | None = None
-    order: Order | None = None
-
-
-def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser over what needs a gradient; norms and biases are not decayed."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=recipe.lr)
-    if recipe.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=recipe.lr, alpha=recipe.beta2, momentum=recipe.momentum)
-    if recipe.optimizer == "lars":
-        scaled = [{**g, "scaled": g["params"][0].dim() > 1} for g in groups]
-        return LARS(scaled, lr=recipe.lr, momentum=recipe.momentum)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, recipe.beta2))
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
-
-
-@runtime_checkable
-class Holding(Protocol):
-    """A part of a network that keeps true what an optimiser would change: masks."""
-
-    def hold_after_steps(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> object:
-        """Do so after every step of an optimiser, unless a callback does."""
 
 
 class Training:

@@ -71,6 +71,21 @@ class Planner:
         self._known: dict[tuple[int, int, tuple[int, ...]], Part | None] = {}
         self._layers = self._elastic_layers()
 
+    @classmethod
+    def of(cls, network: nn.Module, blueprint: Blueprint) -> Planner:
+        """A planner that knows the convolutions of a network.
+
+        Args:
+            network: The full network.
+            blueprint: Of the supernet.
+        """
+        found: dict[str, tuple[Any, tuple[int, ...]]] = {}
+        for kernel in blueprint.kernels:
+            module = network.get_submodule(kernel.path)
+            assert isinstance(module, nn.modules.conv._ConvNd)
+            found[kernel.path] = (module.padding, module.dilation)
+        return cls(blueprint, found)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Planner:
         return self
 
@@ -242,6 +257,19 @@ class Places:
         finally:
             for back in reversed(undo):
                 back()
+
+
+def places_of(network: nn.Module, blueprint: Blueprint) -> Places:
+    """The places of a supernet's network, with what stands in for the blocks that can be skipped.
+
+    Args:
+        network: The full network.
+        blueprint: Of the supernet.
+    """
+    skips: dict[str, nn.Module] = {}
+    for depth in blueprint.depths:
+        skips.update(depth.stage.skips)
+    return Places(network, skips)
 
 
 _MISSING = object()

@@ -10,21 +10,21 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from netwright.errors import UsageError
 from netwright.nas.choice import Choice
 from netwright.nas.space import SearchSpace
 from netwright.structure import Budget, Cost
 from netwright.supernets.network import cost as costing
-from netwright.supernets.network.binding import Places, Plan, Planner, crop, cut
+from netwright.supernets.network.binding import Plan, Planner, crop, cut, places_of
 from netwright.supernets.network.blueprint import RESOLUTION, Blueprint
 from netwright.supernets.network.calibration import calibrate
 from netwright.supernets.network.cutting import extract
+from netwright.supernets.network.factors import Weights, one_hot, scales
 from netwright.supernets.network.generating import Generator, generate
 from netwright.supernets.network.masking import Lane, Masking
-from netwright.supernets.network.mixing import Mixing, Weights, scales
-from netwright.supernets.network.resizing import resize
+from netwright.supernets.network.mixing import Mixing
+from netwright.supernets.network.resizing import resized
 from netwright.supernets.network.surgeries import Surgeries
 
 #: Plans that are kept.
@@ -56,10 +56,10 @@ class Elastic(nn.Module):
         self.blueprint = blueprint
         self.choice: Choice = blueprint.full
         self.statistics: dict[Choice, Statistics] = {}
-        self._planner = Planner(blueprint, _convolutions(network, blueprint))
+        self._planner = Planner.of(network, blueprint)
         self._plans: dict[Choice, Plan] = {}
         self._macs: dict[Choice, int] = {}
-        self.places = _places(network, blueprint)
+        self.places = places_of(network, blueprint)
         self._mode: Callable[[], AbstractContextManager[Any]] | None = None
         self._masking: Masking | None = None
         self._mixing: Mixing | None = None
@@ -139,7 +139,7 @@ class Elastic(nn.Module):
         if self._mixing is None or self._mixing.norm != norm:
             self._mixing = Mixing(self.network, self.blueprint, self.places, norm)
         mixing, given = self._mixing, self._mixing.check(weights)
-        one = _one_hot(self.blueprint, given)
+        one = one_hot(self.blueprint, given)
         if one is None:
             self.choice = self.blueprint.full
             self._mode = lambda: mixing.laid(given, self.own_mixture(given, mixing))
@@ -276,12 +276,8 @@ class Elastic(nn.Module):
         """
         if not self.blueprint.resolutions:
             return args, kwargs
-        side = int(self.choice[RESOLUTION])
-
-        def change(x: Tensor) -> Tensor:
-            return resize(x, side)
-
-        return pytree.tree_map_only(Tensor, change, args), pytree.tree_map_only(Tensor, change, kwargs)
+        found: tuple[tuple[Any, ...], dict[str, Any]] = resized((args, kwargs), int(self.choice[RESOLUTION]))
+        return found
 
     def cost(self, choice: Mapping[str, Any] | None = None) -> Cost:
         """What a sub-network costs for one example; equals the extracted network's cost exactly.
@@ -398,7 +394,7 @@ class Elastic(nn.Module):
 
     def _find_places(self) -> None:
         """Look anew where tensors lie, after others took their places; what ran on masks or mixtures ends."""
-        self.places = _places(self.network, self.blueprint)
+        self.places = places_of(self.network, self.blueprint)
         self._masking = self._mixing = self._mode = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Elastic:
@@ -410,32 +406,3 @@ class Elastic(nn.Module):
     def extra_repr(self) -> str:
         """The size of the space."""
         return f"{len(self.space.dims)} dims, {self.space.size():,} sub-networks"
-
-
-def _one_hot(blueprint: Blueprint, weights: Weights) -> dict[str, Any] | None:
-    """The choice that has all the weight, if one has."""
-    chosen: dict[str, Any] = {}
-    for name, given in weights.items():
-        values = given.detach()
-        best = int(values.argmax())
-        if float(values[best]) != 1.0 or int((values != 0).sum()) != 1:
-            return None
-        dim = blueprint.space.dim(name)
-        chosen[name] = list(dim.each())[best]
-    return chosen
-
-
-def _convolutions(network: nn.Module, blueprint: Blueprint) -> dict[str, tuple[Any, tuple[int, ...]]]:
-    found: dict[str, tuple[Any, tuple[int, ...]]] = {}
-    for kernel in blueprint.kernels:
-        module = network.get_submodule(kernel.path)
-        assert isinstance(module, nn.modules.conv._ConvNd)
-        found[kernel.path] = (module.padding, module.dilation)
-    return found
-
-
-def _places(network: nn.Module, blueprint: Blueprint) -> Places:
-    skips: dict[str, nn.Module] = {}
-    for depth in blueprint.depths:
-        skips.update(depth.stage.skips)
-    return Places(network, skips)

@@ -16,10 +16,11 @@ from netwright.structure.copying import deep_copy
 from netwright.structure.sizes import index_maps
 from netwright.structure.surgery import attention_touched
 from netwright.supernets.network.blueprint import Blueprint
-from netwright.supernets.network.dims import Depths, Values, Width, apart, depths, kernels, operations, widths
+from netwright.supernets.network.dims import Depths, Values, Width, depths, kernels, operations
 from netwright.supernets.network.elastic import Elastic
 from netwright.supernets.network.pooling import finished, laid, movable
 from netwright.supernets.network.rules import learn
+from netwright.supernets.network.widths import apart, widths
 
 
 class Store(Protocol):

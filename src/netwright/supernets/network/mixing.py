@@ -18,18 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from netwright.errors import UsageError
-from netwright.structure import Structure
 from netwright.structure.layers import varying
 from netwright.supernets.network.binding import Places, Plan
 from netwright.supernets.network.blueprint import RESOLUTION, Blueprint
-from netwright.supernets.network.dims import Depth, Kernel, OneOf, Operation, Presence, Width
+from netwright.supernets.network.dims import Depth, OneOf, Operation, Presence
+from netwright.supernets.network.factors import Weights, members, memberships, middle_factor
 from netwright.supernets.network.labelled import Site, Sites
 from netwright.supernets.network.masking import override_forward, run_slice
 from netwright.supernets.network.pool_mixing import mix as mix_poolings
 from netwright.supernets.network.pooling import POOL
 
-#: Name of a dim -> (values,) weights that sum to 1, in the order of its values.
-Weights = Mapping[str, Tensor]
 #: Norms: "outputs" mixes the outputs of the slices' norms, "affine" multiplies the affine weights only.
 NORMS = ("outputs", "affine")
 
@@ -61,7 +59,7 @@ class Mixing:
             d.name: d
             for d in (*blueprint.widths, *blueprint.depths, *blueprint.kernels, *blueprint.operations)
         }
-        self._axis_of, self._position = _members(net, blueprint.widths)
+        self._axis_of, self._position = members(net, blueprint.widths)
         self._owner = {a: w for w in blueprint.widths for a in w.axes}
         sites = Sites(network, net, ~blueprint.least).found
         self._norms = [s for s in sites if s.kind == "norm" and s.takes is not None]
@@ -202,7 +200,7 @@ class Mixing:
         found = self._factor(self.blueprint.structure.layers.get(name, {}), factors)
         for kernel in self.blueprint.kernels:
             if name == f"{kernel.path}.weight":
-                middle = _middle(kernel, weights[kernel.name], self.places.read(name).dim() - 2)
+                middle = middle_factor(kernel, weights[kernel.name], self.places.read(name).dim() - 2)
                 found = middle if found is None else found * middle.to(found)
         return found
 
@@ -302,90 +300,6 @@ class Mixing:
 
         for position, path in enumerate(blocks[: depth.values[-1] - depth.stage.fixed]):
             override_forward(self.places.modules[path], wrap(position, path), undo)
-
-
-def memberships(blueprint: Blueprint, weights: Weights) -> dict[int, Tensor]:
-    """How much of all sizes hold each member of the elastic axes; differentiable.
-
-    Args:
-        blueprint: Of the supernet.
-        weights: Of every width: name -> (values,).
-
-    Returns:
-        Position of an axis -> (members,).
-
-    Raises:
-        UsageError: if the parts of an axis shrink unlike each other.
-    """
-    found = {}
-    net = blueprint.structure
-    for width in blueprint.widths:
-        given = weights[width.name]
-        for k, axis in enumerate(width.axes):
-            most = int(net.axes[axis].lengths.max())
-            counts = torch.stack([net.axes[axis].counts(row[k]) for row in width.levels])  # (values, parts)
-            if not bool((counts == counts[:, :1]).all()):
-                raise UsageError(
-                    f"the parts of {net.axes[axis].name} shrink unlike each other", "leave it out"
-                )
-            holds = torch.arange(most, device=given.device) < counts[:, :1].to(given.device)
-            found[axis] = given @ holds.to(given.dtype)
-    return found
-
-
-def scales(
-    blueprint: Blueprint, plan: Plan, choice: Mapping[str, Any], weights: Weights
-) -> dict[str, Tensor]:
-    """Parameter -> what a slice of it is multiplied by, where the weights are one-hot: gradients reach them.
-
-    Args:
-        blueprint: Of the supernet.
-        plan: What the choice does.
-        choice: The values with weight one.
-        weights: One-hot weights, with the gradient of whatever they were drawn from.
-    """
-    net = blueprint.structure
-    axis_of, _ = _members(net, blueprint.widths)
-    owner = {a: w for w in blueprint.widths for a in w.axes}
-    found: dict[str, Tensor] = {}
-    for name, dims in net.layers.items():
-        decisions = {
-            owner[int(a)].name
-            for labels in dims.values()
-            for a in axis_of[labels].unique()
-            if int(a) in owner
-        }
-        for decision in sorted(decisions):
-            width = next(w for w in blueprint.widths if w.name == decision)
-            one = weights[decision][width.values.index(choice[decision])]
-            found[name] = one if name not in found else found[name] * one
-    for kernel in blueprint.kernels:
-        one = weights[kernel.name][kernel.values.index(choice[kernel.name])]
-        name = f"{kernel.path}.weight"
-        found[name] = one if name not in found else found[name] * one
-    return found
-
-
-def _members(net: Structure, widths: tuple[Width, ...]) -> tuple[Tensor, Tensor]:
-    """(count,) axis of every class, -1 for those that no width chooses, and its position in its part."""
-    axis = torch.full((net.count,), -1, dtype=torch.int64)
-    position = torch.zeros(net.count, dtype=torch.int64)
-    for width in widths:
-        for a in width.axes:
-            for part in net.axes[a].parts:
-                axis[part], position[part] = a, torch.arange(len(part))
-    return axis, position
-
-
-def _middle(kernel: Kernel, weights: Tensor, rank: int) -> Tensor:
-    """(1, 1, k, ...) weight of all sizes whose middle holds an element."""
-    distance = (torch.arange(kernel.full) - kernel.full // 2).abs()
-    far = distance
-    for _ in range(rank - 1):
-        far = torch.maximum(far[..., None], distance)
-    holds = torch.stack([far <= size // 2 for size in kernel.values])
-    mixed = torch.tensordot(weights, holds.to(weights), dims=1)
-    return mixed[None, None]
 
 
 def _summed(place: OneOf, operation: Operation, weights: Tensor) -> Callable[..., Any]:

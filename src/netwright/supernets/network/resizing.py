@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 
 def resize(x: Tensor, side: int) -> Tensor:
@@ -21,6 +24,16 @@ def resize(x: Tensor, side: int) -> Tensor:
     return F.interpolate(
         x, (side, side), mode="bicubic", align_corners=False, antialias=side < max(x.shape[-2:])
     )
+
+
+def resized(values: Any, side: int) -> Any:
+    """Arguments with images of another size.
+
+    Args:
+        values: Tensors, those of rank 4 images, in any containers.
+        side: Height and width afterwards.
+    """
+    return pytree.tree_map_only(Tensor, lambda x: resize(x, side), values)
 
 
 class Resize(nn.Module):

@@ -23,9 +23,10 @@ from netwright.supernets.network.binding import Places, Plan
 from netwright.supernets.network.blueprint import Blueprint
 from netwright.supernets.network.dims import Depth, OneOf, Presence
 from netwright.supernets.network.elastic import Elastic
+from netwright.supernets.network.factors import memberships, middle_factor
 from netwright.supernets.network.labelled import Site, Sites, spread
 from netwright.supernets.network.masking import override_forward
-from netwright.supernets.network.mixing import Mixing, _middle, _summed, memberships
+from netwright.supernets.network.mixing import Mixing, _summed
 from netwright.supernets.samplers.base import Draw
 
 
@@ -78,7 +79,7 @@ class Gating:
                 override_forward(place, _summed(place, operation, given[operation.name]), undo)
             for kernel in self.blueprint.kernels:
                 weight = places.read(f"{kernel.path}.weight")
-                middle = _middle(kernel, given[kernel.name], weight.dim() - 2)
+                middle = middle_factor(kernel, given[kernel.name], weight.dim() - 2)
                 tensors[f"{kernel.path}.weight"] = weight * middle.to(weight)
             with places.laid(Plan(), tensors):
                 yield

@@ -12,7 +12,8 @@ from torch import Tensor
 from netwright.errors import UsageError
 from netwright.nas.choice import Choice
 from netwright.supernets.network.elastic import Elastic
-from netwright.supernets.network.mixing import Mixing, Weights, memberships
+from netwright.supernets.network.factors import Weights, memberships
+from netwright.supernets.network.mixing import Mixing
 
 #: Most choices of one mixture.
 MOST = 256

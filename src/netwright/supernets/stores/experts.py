@@ -23,7 +23,8 @@ from netwright.nas.space import SearchSpace
 from netwright.supernets.network.binding import Plan, crop, cut
 from netwright.supernets.network.cutting import extract
 from netwright.supernets.network.elastic import Elastic
-from netwright.supernets.network.mixing import Mixing, Weights
+from netwright.supernets.network.factors import Weights
+from netwright.supernets.network.mixing import Mixing
 from netwright.supernets.stores.blending import mixed_slices, support
 from netwright.supernets.stores.holding import Holding
 
