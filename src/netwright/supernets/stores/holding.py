@@ -16,7 +16,7 @@ _PREFIX = "store."
 class Holding(Elastic):
     """A supernet with modules of its own beside the network; its state dict has them under ``store.``.
 
-    Every choice may have other weights, so that one pass runs one choice.
+    Every choice may have other weights, so that one pass runs one choice where a store does not say more.
 
     Attributes:
         held: Names of the attributes that hold the modules.
