@@ -66,6 +66,14 @@ def test_photo_patches() -> None:
     assert splits.augment == "crop-flip"
 
 
+def test_emoji() -> None:
+    splits = data.load("emoji")
+    assert sum(counts(splits)) == 1_906 and splits.shape == (3, 32, 32)
+    labels = torch.cat([part.labels for part in (splits.train, splits.val, splits.test)])
+    names = dict(zip(splits.classes, labels.bincount().tolist(), strict=True))
+    assert names["People & Body"] == 386 and names["Activities"] == 85 and len(names) == 9
+
+
 def test_patches_repeat_and_come_from_their_own_strip(tmp_path: Path) -> None:
     """A photograph whose columns say where they are shows where its patches were cut."""
     columns = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None].repeat(2, 1), (300, 512, 3))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from netwright.data import idx, npz
+from netwright.data import emoji, idx, npz
 from netwright.data.fetching import fetch
 from netwright.data.patches import natural_crops
 from netwright.data.raw import Raw, from_arrays
@@ -92,4 +92,5 @@ _READERS: dict[str, Callable[[Path, int | None], Raw]] = {
     "mnist10k": _mnist10k,
     "photos": _photos,
     "photo_patches": _photo_patches,
+    "emoji": lambda folder, image_size: emoji.read(folder),
 }

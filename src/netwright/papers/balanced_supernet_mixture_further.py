@@ -1,4 +1,4 @@
-"""Further arms of the balanced mixture: other numbers of supernets and steps, a random choice, and colour."""
+"""Further arms of the balanced mixture: other numbers of supernets and steps, DARTS, other pictures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from netwright.data import Splits, load
+from netwright.errors import DataError
 from netwright.models.zoo.pooled_resnet import pooled_resnet
 from netwright.nas import Choice, SearchSpace, Subset
 from netwright.nas.bench import BenchEntry, TabularBench
@@ -27,8 +28,8 @@ from netwright.papers.balanced_supernet_mixture_small import (
     report,
 )
 from netwright.papers.benches import RECIPE, TEST_BATCH, WIDTH
-from netwright.papers.run import Run, drawing, one_thread
-from netwright.papers.sparse_parts import paired
+from netwright.papers.run import Cell, Run, drawing, one_thread
+from netwright.papers.sparse_parts import mean_deviation, paired
 from netwright.structure import trace
 from netwright.supernets import Elastic, GradientAlpha, train
 from netwright.supernets.training.bilevel import Bilevel
@@ -87,7 +88,13 @@ def measure(run: Run) -> None:
     }
     report(run, setting, arms)
     published.report(run)
-    _colour(run)
+    _other(run, "colour", colour(run.quick, "photo-patches", (3_000, 1_000, 2_000)))
+    try:
+        emoji = colour(run.quick, "emoji", (1_300, 400, 400))
+    except DataError as error:
+        run.tried(f"emoji were left out: {error}")
+        return
+    _other(run, "emoji", emoji)
 
 
 def _reached(setting: Setting, arm: Arm) -> list[float]:
@@ -136,35 +143,57 @@ def _macs(sup: Elastic, x: torch.Tensor) -> float:
     return float(sum(seen))
 
 
-def _colour(run: Run) -> None:
-    """The ordinary comparison on coloured pictures, with a truth of its own."""
-    data = colour(run.quick)
-    with run.timed("truth in colour"), one_thread():
-        truth = _truth(run, data)
+def _other(run: Run, name: str, data: Splits) -> None:
+    """The ordinary comparison on other pictures, with a truth of its own.
+
+    Args:
+        run: The run.
+        name: What its claims call them.
+        data: The pictures.
+    """
+    with run.timed(f"truth, {name}"), one_thread():
+        truth = _truth(run, name, data)
     setting = Setting(data, 1 if run.quick else EPOCHS, truth)
     one, four = Arm(), Arm()
-    with run.timed("training in colour"), one_thread():
+    with run.timed(f"training, {name}"), one_thread():
         for seed in run.seeds(COLOUR_SEEDS):
             arm_run(run, setting, one, 1, 1, seed)
             arm_run(run, setting, four, 4, 4, seed)
     run.measure(
-        "tau of 4 supernets above that of 1, colour",
+        f"tau of 4 supernets above that of 1, {name}",
         *paired(setting.taus(four), setting.taus(one)),
         f"{len(truth.seeds)} trainings each, noise ceiling {truth.ceiling:.2f}",
     )
-    run.measure("network found above the usual one, colour", *mean_noise(gains(setting, four.found, USUAL)))
+    run.measure(f"network found above the usual one, {name}", *mean_noise(gains(setting, four.found, USUAL)))
+    rows: list[tuple[Cell, ...]] = []
+    for arm, some in (("1 supernet", one), ("4, 4 times the steps", four)):
+        reached = 100 * float(np.mean(_reached(setting, some)))
+        rows.append((arm, *mean_deviation(setting.taus(some)), truth.ceiling, reached))
+    rows.append(("usual", "-", "-", truth.ceiling, 100 * truth[{"pools": USUAL}].accuracy))
+    sizes = (
+        f"{len(data.train):,} to train, {len(data.val):,} to route and rank by, {len(data.test):,} to test"
+    )
+    run.table(
+        f"Other pictures: {data.name}", ("arm", "tau", "deviation", "ceiling", "found, %"), rows, f"{sizes}."
+    )
 
 
-def colour(quick: bool) -> Splits:
-    """Patches of photographs, in colour."""
-    data = load("photo-patches", image_size=16)
-    sizes = (300, 200, 200) if quick else (3_000, 1_000, 2_000)
-    parts = zip((data.train, data.val, data.test), sizes, strict=True)
-    train, val, test = (part.head(size) for part, size in parts)
+def colour(quick: bool, name: str, sizes: tuple[int, int, int]) -> Splits:
+    """Coloured pictures of 16x16 pixels.
+
+    Args:
+        quick: Whether a few will do.
+        name: Of the set.
+        sizes: Most examples to train, to choose by and to test.
+    """
+    data = load(name, image_size=16)
+    few = (300, 200, 200) if quick else sizes
+    parts = zip((data.train, data.val, data.test), few, strict=True)
+    train, val, test = (part.head(min(size, len(part))) for part, size in parts)
     return dataclasses.replace(data, train=train, val=val, test=test)
 
 
-def _truth(run: Run, data: Splits) -> TabularBench:
+def _truth(run: Run, name: str, data: Splits) -> TabularBench:
     space = SearchSpace([Subset("pools", 6, 2)])
     few = dataclasses.replace(data, val=data.val.head(100))
     entries = []
@@ -178,9 +207,9 @@ def _truth(run: Run, data: Splits) -> TabularBench:
         net = trace(_network(choice, data, 0), data.example())
         cost = net.cost(net.everything)
         entries.append(BenchEntry(choice, cost.macs, cost.params, tuple(reached)))
-        run.log(f"colour, {choice['pools']}: {np.mean(reached):.3f}")
+        run.log(f"{name}, {choice['pools']}: {np.mean(reached):.3f}")
     seeds = tuple(range(len(entries[0].accuracies)))
-    return TabularBench("pool-15 in colour", space, seeds, tuple(entries))
+    return TabularBench(f"pool-15, {name}", space, seeds, tuple(entries))
 
 
 def _network(choice: Choice, data: Splits, seed: int) -> torch.nn.Module:
