@@ -98,6 +98,5 @@ def test_the_tables_that_come_along_are_whole(name):
     assert len(set(bench.macs)) > 1
 
 
-def test_tables_of_too_much_noise_are_known():
-    """BossNAS's recipe gives no verdict on its table: its four seeds agree too little."""
-    assert {name for name in benches() if TabularBench.load(name).ceiling < LEAST_CEILING} == {"blocks-40"}
+def test_every_table_ranks_itself_well_enough_to_judge_by():
+    assert min(TabularBench.load(name).ceiling for name in benches()) >= LEAST_CEILING

@@ -128,7 +128,7 @@ BENCHES: Mapping[str, Bench] = {
             "40 of 4,096 networks: 3 blocks of 2 convolutions of one of 4 widths each",
             SearchSpace([Categorical("widths", _some(40, (8, 16, 24, 32), 6, seed=0))]),
             _blocks,
-            (0, 1, 2, 3),
+            tuple(range(12)),
         ),
     )
 }
