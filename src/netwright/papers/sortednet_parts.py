@@ -118,9 +118,9 @@ def headline(run: Run) -> None:
         _measure(run, members, costs, results)
         language(run)
     run.tried(
-        "on validation pictures of a seed that is not used here, after the first run: 0.03 instead of 0.1 (the "
-        "full sorted model stays at 73 %), and four times the steps, of 25 pictures at 0.05 (77 %, the network "
-        "alone 86 % either way): the full model lacks steps; nothing was changed"
+        "on validation pictures of a seed that is not used here, after the first run: 0.03 instead of 0.1 "
+        "(the full sorted model stays at 73 %), and four times the steps, of 25 pictures at 0.05 (77 %, the "
+        "network alone 86 % either way): the full model lacks steps; nothing was changed"
     )
 
 
