@@ -12,6 +12,7 @@ from torch import nn
 import netwright as nw
 from netwright import models, supernets
 from netwright.errors import UsageError
+from netwright.structure import thinning
 from netwright.supernets.network import binding
 
 WIDTHS = [0.25, 0.5, 0.75, 1.0]
@@ -238,8 +239,8 @@ def test_kernels_and_resolutions() -> None:
         assert sup.cost(choice) == nw.trace(small, image).dense
     with pytest.raises(UsageError, match="resolutions cannot differ"):
         sup.set_many([sup.space.min(), sup.space.max()], torch.tensor([0, 1]))
-    middle = binding.crop(torch.arange(25.0).reshape(1, 1, 5, 5), 3)
-    assert middle.flatten().tolist() == [6, 7, 8, 11, 12, 13, 16, 17, 18]
+    centre = thinning.middle(torch.arange(25.0).reshape(1, 1, 5, 5), 3)
+    assert centre.flatten().tolist() == [6, 7, 8, 11, 12, 13, 16, 17, 18]
 
 
 def test_candidates_are_a_choice() -> None:

@@ -180,18 +180,6 @@ def cut(tensor: Tensor, dims: Cut) -> Tensor:
     return tensor
 
 
-def crop(weight: Tensor, size: int) -> Tensor:
-    """The middle of a kernel, a view.
-
-    Args:
-        weight: (out, in, k, ...) of a convolution.
-        size: Odd, at most k.
-    """
-    for dim in range(2, weight.dim()):
-        weight = weight.narrow(dim, (weight.shape[dim] - size) // 2, size)
-    return weight
-
-
 class Places:
     """Where a network holds its tensors, attributes and blocks, so that others can stand there for a while.
 

@@ -15,8 +15,9 @@ from netwright.errors import UsageError
 from netwright.nas.choice import Choice
 from netwright.nas.space import SearchSpace
 from netwright.structure import Budget, Cost
+from netwright.structure.thinning import middle
 from netwright.supernets.network import cost as costing
-from netwright.supernets.network.binding import Plan, Planner, crop, cut, places_of
+from netwright.supernets.network.binding import Plan, Planner, cut, places_of
 from netwright.supernets.network.blueprint import RESOLUTION, Blueprint
 from netwright.supernets.network.calibration import calibrate
 from netwright.supernets.network.cutting import extract
@@ -262,7 +263,7 @@ class Elastic(nn.Module):
             tensor = self.places.read(name)
             if name in plan.cuts:
                 tensor = cut(tensor, plan.cuts[name])
-            found[name] = crop(tensor, plan.crops[name]) if name in plan.crops else tensor
+            found[name] = middle(tensor, plan.crops[name]) if name in plan.crops else tensor
         return found
 
     def resized(

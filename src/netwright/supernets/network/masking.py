@@ -21,7 +21,8 @@ from torch.utils import _pytree as pytree
 from netwright.errors import UsageError
 from netwright.nas.choice import Choice
 from netwright.structure.sizes import index_maps
-from netwright.supernets.network.binding import Places, Plan, crop, cut
+from netwright.structure.thinning import middle
+from netwright.supernets.network.binding import Places, Plan, cut
 from netwright.supernets.network.blueprint import Blueprint
 from netwright.supernets.network.labelled import Site, Sites, spread
 from netwright.supernets.network.masked_norms import batch_norm, masked_layer_norm
@@ -115,7 +116,7 @@ class Masking:
         now = _Pass(self, lanes, assignment)
         own = {name for lane in lanes for name in lane.own}
         tensors = {name: self._table(name, labels, now.values) for name, labels in self.tables.items()}
-        tensors |= {n: crop(self.places.read(n), size) for n, size in shared.crops.items() if n not in own}
+        tensors |= {n: middle(self.places.read(n), size) for n, size in shared.crops.items() if n not in own}
         paths = dict.fromkeys([*self.sites, *(name.rpartition(".")[0] for name in own)])
         undo: list[Callable[[], None]] = []
         try:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netwright.supernets.network.binding import crop, cut
+from netwright.structure.thinning import middle
+from netwright.supernets.network.binding import cut
 from netwright.supernets.network.dims import Depth, Presence
 from netwright.supernets.network.elastic import Elastic
 
@@ -113,7 +114,7 @@ def sliced(sup: Elastic, tensors: Mapping[str, Tensor], choice: Mapping[str, Any
     found = {}
     for name, tensor in tensors.items():
         part = cut(tensor, plan.cuts[name]) if name in plan.cuts else tensor
-        found[name] = crop(part, plan.crops[name]) if name in plan.crops else part
+        found[name] = middle(part, plan.crops[name]) if name in plan.crops else part
     return found
 
 

@@ -20,8 +20,8 @@ from netwright.errors import UsageError
 from netwright.nas.choice import Choice
 from netwright.nas.encoding import Kind
 from netwright.nas.space import SearchSpace
-from netwright.supernets.network.binding import Plan, crop, cut
-from netwright.supernets.network.cutting import extract
+from netwright.structure.thinning import middle
+from netwright.supernets.network.binding import Plan, cut
 from netwright.supernets.network.elastic import Elastic
 from netwright.supernets.network.factors import Weights
 from netwright.supernets.network.mixing import Mixing
@@ -199,7 +199,7 @@ class Routed(Holding):
             for number, expert in enumerate(self._experts(position)):
                 part = cut(expert, dims)
                 if name in plan.crops:
-                    part = crop(part, plan.crops[name])
+                    part = middle(part, plan.crops[name])
                 share = (
                     shares[path][number]
                     if rows is None
@@ -215,21 +215,9 @@ class Routed(Holding):
         more = [each for each in self.more if isinstance(each, nn.ParameterList)]
         return [self.places.read(self.names[position]), *[each[position] for each in more]]
 
-    def extract(self, choice: Mapping[str, Any] | None = None) -> nn.Module:
-        """See `Elastic.extract`; the blend is in the plain layers.
-
-        Args:
-            choice: A choice; the present one when None.
-        """
-        before = self.choice
-        self.choice = self.choice if choice is None else self.complete(choice)
-        try:
-            with torch.no_grad():
-                whole = {n: nn.Parameter(t) for n, t in self._blended(Plan(), self.choice).items()}
-            with self.places.laid(Plan(), whole):
-                return extract(self, self.choice)
-        finally:
-            self.choice = before
+    def whole(self) -> dict[str, Tensor]:
+        """The blend of the present choice."""
+        return self._blended(Plan(), self.choice)
 
     def blend_macs(self, choice: Mapping[str, Any] | None = None) -> int:
         """Multiply-accumulates that blending takes, once for a whole batch; no extracted network pays them.
@@ -241,7 +229,7 @@ class Routed(Holding):
         total = 0
         for name in self.names:
             tensor = cut(self.places.read(name).detach(), plan.cuts.get(name, ()))
-            total += (crop(tensor, plan.crops[name]) if name in plan.crops else tensor).numel()
+            total += (middle(tensor, plan.crops[name]) if name in plan.crops else tensor).numel()
         return total * self.store.count
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Routed:

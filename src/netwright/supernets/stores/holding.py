@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from netwright.errors import UsageError
+from netwright.supernets.network.binding import Plan
+from netwright.supernets.network.cutting import extract
 from netwright.supernets.network.elastic import Elastic
 
 _PREFIX = "store."
@@ -64,6 +67,26 @@ class Holding(Elastic):
             getattr(self, part).load_state_dict(own, strict=strict, assign=assign)
         rest = {n: t for n, t in state_dict.items() if not n.startswith(_PREFIX)}
         return super().load_state_dict(rest, strict=strict, assign=assign)
+
+    def whole(self) -> dict[str, Tensor]:
+        """Full parameters of the present choice that are not the network's own, under its names."""
+        return {}
+
+    def extract(self, choice: Mapping[str, Any] | None = None) -> nn.Module:
+        """See `Elastic.extract`; what the store computes is in the plain layers.
+
+        Args:
+            choice: A choice; the present one when None.
+        """
+        before = self.choice
+        self.choice = self.choice if choice is None else self.complete(choice)
+        try:
+            with torch.no_grad():
+                computed = {n: nn.Parameter(t) for n, t in self.whole().items()}
+            with self.places.laid(Plan(), computed):
+                return extract(self, self.choice)
+        finally:
+            self.choice = before
 
     def extra_parameters(self) -> int:
         """Parameters beyond those of the network."""

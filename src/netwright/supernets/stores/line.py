@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from netwright.errors import UsageError
@@ -22,8 +21,8 @@ from netwright.nas.choice import Choice
 from netwright.nas.dims import Ordinal
 from netwright.nas.space import SearchSpace
 from netwright.pruning.removal.initialisation import reinitialise_
-from netwright.supernets.network.binding import Plan, crop, cut
-from netwright.supernets.network.cutting import extract
+from netwright.structure.thinning import middle
+from netwright.supernets.network.binding import Plan, cut
 from netwright.supernets.network.elastic import Elastic
 from netwright.supernets.stores.holding import Holding
 
@@ -114,25 +113,13 @@ class OnLine(Holding):
         for (name, first), second in zip(self.network.named_parameters(), self.end, strict=True):
             one, two = (cut(t, plan.cuts.get(name, ())) for t in (first, second))
             if name in plan.crops:
-                one, two = (crop(t, plan.crops[name]) for t in (one, two))
+                one, two = (middle(t, plan.crops[name]) for t in (one, two))
             found[name] = (1.0 - at) * one + at * two
         return found
 
-    def extract(self, choice: Mapping[str, Any] | None = None) -> nn.Module:
-        """See `Elastic.extract`; the point is in the plain layers.
-
-        Args:
-            choice: A choice; the present one when None.
-        """
-        before = self.choice
-        self.choice = self.choice if choice is None else self.complete(choice)
-        try:
-            with torch.no_grad():
-                whole = {n: nn.Parameter(t) for n, t in self._point(Plan()).items()}
-            with self.places.laid(Plan(), whole):
-                return extract(self, self.choice)
-        finally:
-            self.choice = before
+    def whole(self) -> dict[str, Tensor]:
+        """The point of the present choice."""
+        return self._point(Plan())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnLine:
         plain = Elastic(copy.deepcopy(self.network, memo), self.blueprint)
