@@ -288,10 +288,12 @@ def evolved(setting: Setting, sup: Elastic, seed: int) -> tuple[Choice, list[Cho
     return found.best.candidate, [space.sample(rng) for _ in range(2 if setting.quick else 3)]
 
 
-def alone(setting: Setting, sup: Elastic, choice: Choice, seed: int) -> tuple[nn.Module, float]:
+def alone(
+    setting: Setting, sup: Elastic, choice: Choice, seed: int, epochs: int = 4
+) -> tuple[nn.Module, float]:
     """A sub-network trained from a fresh draw; the test accuracy."""
     fresh = setting.supernet(seed).extract(choice)
-    model = fit(fresh, setting.data, setting.recipe(seed, 4), device=setting.device).model
+    model = fit(fresh, setting.data, setting.recipe(seed, epochs), device=setting.device).model
     return model, setting.accuracy(model, setting.data.test)
 
 
