@@ -108,8 +108,8 @@ def _single_stage(run: Run, setting: Setting) -> None:
         f"Both trained {COMPARED} epochs from scratch; images a second in batches of {BATCH}, one thread.",
     )
     run.tried(
-        "4 epochs: the transformer of a single stage had learned next to nothing (27 %, the evolved one 70 %), "
-        "which compares how training begins; both are trained six times as long"
+        "4 epochs: the transformer of a single stage had learned next to nothing (27 %, the evolved one "
+        "70 %), which compares how training begins; both are trained six times as long"
     )
 
 
