@@ -222,6 +222,6 @@ def further(run: Run) -> None:
     )
     run.tried("every fourth of the 160 sub-models is judged in these arms")
     run.tried(
-        "the sandwich first had the largest and the smallest sub-model alone, in as many steps: 40 % on seed 0, "
+        "the sandwich first had the largest and the smallest sub-model alone, in as many steps: 40 %, "
         "since none between them was ever trained; it has two drawn ones now, as BigNAS, in half the steps"
     )
