@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,10 +20,10 @@ from netwright.supernets.samplers.progressive import ProgressiveShrinking
 from netwright.train import Batch, Objective, Recipe, State, Step, cross_entropy, factor
 
 
-def supernet(*, zero: bool = False) -> nw.Elastic:
+def supernet(*, zero: bool = False, dtype: torch.dtype = torch.float32) -> nw.Elastic:
     torch.manual_seed(0)
-    net = Residual((8, 8), depth=2, kernel=5)
-    x = torch.randn(2, 1, 12, 12)
+    net = Residual((8, 8), depth=2, kernel=5).to(dtype)
+    x = torch.randn(2, 1, 12, 12, dtype=dtype)
     return nw.elastic(
         net.zero_last_gamma() if zero else net,
         x,
@@ -50,8 +51,8 @@ def gradients(sup: nw.Elastic) -> dict[str, torch.Tensor]:
 
 
 def test_gradient_of_a_step_is_the_sum_of_the_childrens() -> None:
-    sup = supernet().train()
-    batch = Batch(torch.randn(6, 1, 12, 12), torch.arange(6))
+    sup = supernet(dtype=torch.float64).train()
+    batch = Batch(torch.randn(6, 1, 12, 12, dtype=torch.float64), torch.arange(6))
     sampler = samplers.Sandwich(2, seed=3)
     sampler.attach(sup)
     paths = Paths(sampler, InplaceDistill(), "max-only")
@@ -72,7 +73,7 @@ def test_gradient_of_a_step_is_the_sum_of_the_childrens() -> None:
         for name, gradient in gradients(other).items():
             total[name] += gradient
     for name, gradient in whole.items():
-        torch.testing.assert_close(gradient, total[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(gradient, total[name], rtol=0, atol=1e-12)
     assert paths.passes == 4
     assert paths.macs == 6 * sum(sup.macs(d.choice) for d in draws)
 
@@ -91,13 +92,25 @@ def test_nothing_flows_through_the_teachers_answers() -> None:
 
 
 def test_every_child_begins_as_the_shallowest() -> None:
+    """Of the same widths and resolution: whatever depths and kernels are, blocks give back what they get."""
     sup = supernet(zero=True).eval()
     x = torch.randn(3, 1, 12, 12)
     shallow = {d.name: min(d.values) for d in sup.blueprint.depths}
-    reference = sup.set(shallow)(x)
-    for kernel in (3, 5):
-        kernels = {k.name: kernel for k in sup.blueprint.kernels}
-        torch.testing.assert_close(sup.set(kernels)(x), reference, rtol=0, atol=0)
+    rng = np.random.default_rng(0)
+    drawn = [sup.space.sample(rng) for _ in range(40)]
+    for choice in [sup.space.min(), sup.space.max(), *drawn]:
+        reference = sup.set({**choice, **shallow})(x)
+        torch.testing.assert_close(sup.set(choice)(x), reference, rtol=0, atol=0)
+    names = [*shallow, "resolution", *(w.name for w in sup.blueprint.widths)]
+    assert all(len({c[name] for c in drawn}) > 1 for name in names)
+
+
+def test_both_ends_cut_out_are_what_they_were() -> None:
+    sup = supernet().eval()
+    for choice in (sup.space.min(), sup.space.max()):
+        side = choice["resolution"]
+        x = torch.randn(3, 1, side, side)
+        torch.testing.assert_close(sup.extract(choice)(x), sup.set(choice)(x), rtol=0, atol=1e-6)
 
 
 def test_dropout_acts_on_the_largest_alone() -> None:

@@ -10,7 +10,7 @@ from tests.supernets.test_bignas import gradients, run_of
 import netwright as nw
 from netwright import models
 from netwright.models.zoo.bignas import LARGEST, stages_of
-from netwright.supernets import Elastic, InplaceDistill, Paths, samplers
+from netwright.supernets import Elastic, InplaceDistill, Paths, cost_tables, samplers
 from netwright.supernets.spaces.bignas import bignas_supernet
 from netwright.train import Batch, State
 
@@ -69,6 +69,13 @@ def test_children_cost_what_networks_of_their_sizes_do(sup: Elastic) -> None:
             alone = built(sup, choice).eval()
         net = nw.trace(alone, torch.empty(1, 3, side, side, device="meta"))
         assert sup.cost(choice) == net.dense
+
+
+def test_costs_are_sums_of_the_choices_tables(sup: Elastic) -> None:
+    tables, rng = cost_tables(sup), np.random.default_rng(1)
+    for _ in range(5):
+        choice = sup.space.sample(rng)
+        assert tables.additive.of(choice, sup.space.active(choice)) == sup.macs(choice)
 
 
 def test_a_step_of_the_sandwich_at_full_size(sup: Elastic) -> None:

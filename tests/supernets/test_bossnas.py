@@ -175,9 +175,9 @@ def test_the_second_block_leaves_the_first_bit_identical(sup, data, monkeypatch)
     fit = blockwise._fit
 
     def spy(learner, parameters, *rest):
-        state = {n: p.clone() for n, p in learner.block.sup.network.named_parameters()}
+        state = {n: t.clone() for n, t in learner.block.sup.network.state_dict().items()}  # with statistics
         found = fit(learner, parameters, *rest)
-        kept.append((state, {n: p.clone() for n, p in learner.block.sup.network.named_parameters()}))
+        kept.append((state, {n: t.clone() for n, t in learner.block.sup.network.state_dict().items()}))
         return found
 
     monkeypatch.setattr(blockwise, "_fit", spy)

@@ -185,6 +185,8 @@ def test_what_experts_cost() -> None:
     assert sup.extra_parameters() == sum(p.numel() for p in sup.parameters()) - sum(
         p.numel() for p in plain.parameters()
     )
+    layers, _ = made("lm", 3, "layer")
+    assert layers.extra_parameters() == 2 * feed_forward + 4 * (inputs * 128 + 128 + 128 * 3 + 3)
     choice = sup.complete({"width:blocks.0.attn.proj": 8, "width:blocks.0.mlp.fc1": 12})
     first, second = 12 * 8 + 12 + 8 * 12 + 8, 24 * 8 + 24 + 8 * 24 + 8
     assert sup.blend_macs(choice) == 3 * (first + second)

@@ -35,23 +35,33 @@ def test_the_grid_of_the_claim_has_160_sub_models() -> None:
     assert sup.space.size() == 160 == len(set(sup.space.enumerate()))
 
 
-def test_each_is_contained_in_the_next() -> None:
-    """Inclusion of what the parameters of one read in what those of the next read, storage by storage."""
+def _held(sup: nw.Elastic, choice: dict) -> dict[str, set[int]]:
+    """Places of the storages that a sub-model reads."""
+    sup.set(choice)
+    held = {}
+    for name, parameter in sup.network.named_parameters():
+        tensor = sup.tensors().get(name, parameter)
+        places = torch.arange(parameter.numel()).reshape(parameter.shape)
+        cut = binding.cut(places, sup.plan.cuts.get(name, ()))
+        assert cut.shape == tensor.shape
+        skipped = any(name.startswith(f"{p}.") for p in sup.plan.skips)
+        held[name] = set() if skipped else set(cut.reshape(-1).tolist())
+    return held
+
+
+def test_what_is_smaller_in_every_way_is_contained() -> None:
+    """Inclusion of what the parameters of one read in what those of the other read, storage by storage."""
     sup = supernet()
+    grid = [{"width": w, "depth:stages.0": d} for w in range(1, 9) for d in (1, 2, 3)]
+    held = [_held(sup, choice) for choice in grid]
+    pairs = 0
+    for one, a in zip(grid, held, strict=True):
+        for other, b in zip(grid, held, strict=True):
+            smaller = all(one[n] <= other[n] for n in one)
+            assert all(a[n] <= b[n] for n in a) == smaller
+            pairs += smaller
+    assert pairs == 36 * 6
     chain = [{"width": w, "depth:stages.0": d} for w, d in ((1, 1), (2, 1), (2, 2), (5, 3), (8, 3))]
-    before: dict[str, set[int]] = {}
-    for choice in chain:
-        sup.set(choice)
-        held = {}
-        for name, parameter in sup.network.named_parameters():
-            tensor = sup.tensors().get(name, parameter)
-            places = torch.arange(parameter.numel()).reshape(parameter.shape)
-            cut = binding.cut(places, sup.plan.cuts.get(name, ()))
-            assert cut.shape == tensor.shape
-            skipped = any(name.startswith(f"{p}.") for p in sup.plan.skips)
-            held[name] = set() if skipped else set(cut.reshape(-1).tolist())
-        assert all(before.get(n, set()) <= held[n] for n in held)
-        before = held
     points = [sup.complete(c) for c in chain]
     assert nested(sup.space, points)
     assert not nested(sup.space, [*points, sup.complete({"width": 8, "depth:stages.0": 1})])

@@ -125,6 +125,35 @@ def test_one_hot_mixtures_are_slices_even_without_the_short_cut(name: str) -> No
         torch.testing.assert_close(whole, wanted, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("norm", ["outputs", "affine"])
+def test_layer_norms_of_a_soft_mixture(norm: str) -> None:
+    """The mean of the slices' norms, each over its own channels; or, as released, of their affine weights."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 3)).double()
+    nn.init.normal_(net[1].weight)
+    nn.init.normal_(net[1].bias)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    values, a = (2, 4, 8), torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    sup = supernets.elastic(net, x, width=list(values))
+    (name,) = (d.name for d in sup.space.free)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    sup.network[1].register_forward_hook(lambda m, given, got: seen.append((given[0], got)))
+    sup.set_mixture({name: a}, norm=norm)(x)
+    ((given, got),) = seen
+    gamma, beta = net[1].weight, net[1].bias
+
+    def padded(t: torch.Tensor) -> torch.Tensor:
+        return nn.functional.pad(t, (0, 8 - t.shape[-1]))
+
+    if norm == "affine":
+        mixed = [sum(w * padded(t[:c]) for w, c in zip(a, values, strict=True)) for t in (gamma, beta)]
+        wanted = nn.functional.layer_norm(given, (8,), *mixed)
+    else:
+        slices = [nn.functional.layer_norm(given[:, :c], (c,), gamma[:c], beta[:c]) for c in values]
+        wanted = sum(w * padded(t) for w, t in zip(a, slices, strict=True))
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+
+
 def test_the_released_way_to_mix_norms_is_not_the_slice() -> None:
     sup, x = _supernets()["transformer"]
     wanted = sup.set(sup.space.min())(x)

@@ -15,8 +15,6 @@ from netwright.errors import UsageError
 OPERATIONS: tuple[tuple[int, ...], ...] = ((0, 1), (2, 3), (4,), (5,))
 #: Height and width of the images at every scale, of pictures of 224 x 224.
 SIDES = (7, 14, 28, 56)
-#: Scales that the four blocks of the search begin with.
-SCALES = (4, 3, 2, 2)
 
 
 def hytra_paths(
