@@ -18,7 +18,7 @@ from netwright.nas import Choice
 from netwright.nas.ranking import kendall
 from netwright.papers.plot import Panel, figure
 from netwright.papers.run import Cell, Run, drawing, one_thread
-from netwright.papers.sparse_parts import paired
+from netwright.papers.sparse_parts import TRANSFORMER, paired
 from netwright.supernets import Elastic, Experts, HardLabels, Paths, elastic, samplers, train
 from netwright.train import Recipe, evaluate, fit
 
@@ -48,18 +48,7 @@ class Setting:
 
     def recipe(self, seed: int) -> Recipe:
         """One pass over the text."""
-        return Recipe(
-            epochs=1,
-            batch_size=24,
-            lr=3e-3,
-            optimizer="adamw",
-            weight_decay=0.01,
-            warmup_epochs=0.1,
-            clip_norm=1.0,
-            precision="fp32",
-            augment=False,
-            seed=seed,
-        )
+        return dataclasses.replace(TRANSFORMER, seed=seed)
 
     def network(self, seed: int, width: int = WIDTH, hidden: int = HIDDEN, depth: int = DEPTH) -> nn.Module:
         """A language model drawn with a seed; it knows one more symbol where some are masked."""

@@ -26,7 +26,7 @@ from netwright.models.zoo.phonemes import GRAPHEMES, PHONEMES, word_symbols
 from netwright.nas import Choice, hypervolume
 from netwright.papers.mixture_of_supernets_small import NEURON, SINGLE, STORES
 from netwright.papers.run import Cell, Run, drawing, one_thread
-from netwright.papers.sparse_parts import paired
+from netwright.papers.sparse_parts import TRANSFORMER, paired
 from netwright.supernets import Elastic, HardLabels, Paths, elastic, samplers, train
 from netwright.train import Recipe
 
@@ -81,7 +81,7 @@ def measure(run: Run) -> None:
         first = supernet(data.splits, 0, SINGLE)
         choices = sample(first, 3 if run.quick else 24)
         waits = latencies(first, choices, data.letters[:3], rounds=1 if run.quick else 5)
-        recipe = _recipe()
+        recipe = dataclasses.replace(TRANSFORMER, batch_size=64)
         run.settings["translation"] = {
             "data": f"{sizes[0]:,} lemmas of WordNet 3.0 to train and {sizes[1]} to test; their phonemes are "
             "written by the network of g2p-en 2.1.0",
@@ -125,20 +125,6 @@ def measure(run: Run) -> None:
         ("blocks", "embedding", "heads", "hidden", "ms", *(f"BLEU, {arm}" for arm in found)),
         rows,
         "BLEU of phonemes, means over the seeds.",
-    )
-
-
-def _recipe() -> Recipe:
-    return Recipe(
-        epochs=1,
-        batch_size=64,
-        lr=3e-3,
-        optimizer="adamw",
-        weight_decay=0.01,
-        warmup_epochs=0.1,
-        clip_norm=1.0,
-        precision="fp32",
-        augment=False,
     )
 
 

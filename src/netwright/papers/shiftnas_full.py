@@ -10,7 +10,7 @@ import torch
 
 from netwright.data import load
 from netwright.models import ResNetCifar
-from netwright.papers.run import Cell, Run
+from netwright.papers.run import Cell, Run, drawing
 from netwright.papers.shiftnas_small import BINS, SHIFT, UNIFORM, networks
 from netwright.supernets import Accuracy, Elastic, ProbabilityShift, cost_tables, elastic, samplers, train
 from netwright.train import Recipe
@@ -29,8 +29,7 @@ def measure(run: Run, path: Path) -> None:
     run.settings |= {"training": dataclasses.asdict(recipe)}
     held = data.val.head(min(_HELD, len(data.val) // 2))
     rest = dataclasses.replace(data, val=data.val.subset(torch.arange(len(held), len(data.val))))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
+    with drawing(run.seed):
         model = ResNetCifar(8 if run.quick else 20, data.num_classes, data.shape[0])
     sup = elastic(model, data.example(1), width=[0.25, 0.5, 0.75, 1.0], depth=True)
     tables = cost_tables(sup)

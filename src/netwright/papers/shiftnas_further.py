@@ -13,7 +13,7 @@ from netwright.nas import search
 from netwright.nas.choice import Choice
 from netwright.nas.constrained import ConstrainedSpace
 from netwright.nas.strategies import Evolution
-from netwright.papers.run import Cell, Run, one_thread
+from netwright.papers.run import Cell, Run, drawing, one_thread
 from netwright.papers.shiftnas_small import (
     BINS,
     LR,
@@ -186,8 +186,7 @@ def _evolved(run: Run, sup: Elastic, space: ConstrainedSpace, measure: Accuracy)
 
 def vision_transformer(seed: int) -> Elastic:
     """A small one for pictures of 14 x 14: width, heads, hidden features and depth are chosen."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing(seed):
         model = VisionTransformer(
             48, [3] * 4, [144] * 4, head_dim=16, image=14, patch=2, num_classes=10, in_channels=1
         )

@@ -14,7 +14,7 @@ from netwright.data import Part, Splits, load
 from netwright.models.zoo import ConvMacro
 from netwright.nas.choice import Choice
 from netwright.papers.plot import Panel, figure
-from netwright.papers.run import Cell, Run, one_thread
+from netwright.papers.run import Cell, Run, drawing, one_thread
 from netwright.papers.sparse_parts import mean_deviation, paired
 from netwright.supernets import (
     Bins,
@@ -67,8 +67,7 @@ class Setting:
 
 def supernet(seed: int) -> Elastic:
     """Six convolutions, the first and the third followed by a pooling."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing(seed):
         model = ConvMacro([max(WIDTHS)] * LAYERS, [3] * LAYERS, in_channels=1, pools=(1, 3))
     return elastic(model, torch.zeros(1, 1, 14, 14), width=list(WIDTHS))
 

@@ -14,9 +14,9 @@ from netwright.errors import DataError
 from netwright.graphs.readers import LEXICOGRAPHER_FILES
 from netwright.models import Bert
 from netwright.papers.run import Cell, Run, drawing, one_thread
-from netwright.papers.sparse_parts import paired
+from netwright.papers.sparse_parts import TRANSFORMER, paired
 from netwright.supernets import Elastic, HardLabels, Paths, elastic, samplers, sort_channels, train
-from netwright.train import Recipe, evaluate
+from netwright.train import evaluate
 
 #: Tokens of a gloss that are read.
 LENGTH = 20
@@ -29,17 +29,7 @@ def measure(run: Run) -> None:
     folder = fetch("minilm-l6")
     sizes = (64, 16) if run.quick else (2_400, 300)
     data = glosses(fetch("wordnet"), WordPiece.read(folder / "vocab.txt"), *sizes)
-    recipe = Recipe(
-        epochs=1,
-        batch_size=32,
-        lr=5e-4,
-        optimizer="adamw",
-        weight_decay=0.01,
-        warmup_epochs=0.1,
-        clip_norm=1.0,
-        precision="fp32",
-        augment=False,
-    )
+    recipe = dataclasses.replace(TRANSFORMER, batch_size=32, lr=5e-4)
     run.settings["from MiniLM"] = {
         "data": f"glosses of WordNet 3.0, {LENGTH} tokens, {sizes[0]:,} to train and {sizes[1]:,} to test, "
         f"{len(data.classes)} lexicographer files",

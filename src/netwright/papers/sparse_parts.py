@@ -14,6 +14,7 @@ from netwright.data import Part, Splits, load
 from netwright.papers.noise import noise
 from netwright.papers.run import Cell, Run
 from netwright.pruning.removal.initialisation import reinitialise_
+from netwright.train import Recipe
 
 #: Arm -> test accuracy of each seed.
 Scores = Mapping[str, Sequence[float]]
@@ -47,6 +48,20 @@ def digits(quick: bool = False, *, raw: bool = False) -> Splits:
         train, test = train.head(200), whole.subset(held[::5])
     # Nothing is chosen by validation here, so none is spent on it.
     return dataclasses.replace(splits, train=train, val=train.head(2), test=test)
+
+
+#: One pass of a small transformer over text; batches and learning rates are the papers' own.
+TRANSFORMER = Recipe(
+    epochs=1,
+    batch_size=24,
+    lr=3e-3,
+    optimizer="adamw",
+    weight_decay=0.01,
+    warmup_epochs=0.1,
+    clip_norm=1.0,
+    precision="fp32",
+    augment=False,
+)
 
 
 def fashion(train: int, test: int, size: int = 14) -> Splits:

@@ -13,7 +13,7 @@ from netwright.data import Part, Splits
 from netwright.models.zoo.cell_net import CELL_OPS, Cell, cell_edges, cell_net, cell_op
 from netwright.nas import Choice, TabularBench, ranking
 from netwright.papers.benches import TEST_BATCH, WIDTH, bench_data, edge_name
-from netwright.papers.run import Run
+from netwright.papers.run import Run, drawing
 from netwright.supernets import Elastic, OneOf, Split, elastic
 
 #: Patterns of what lies outside of the cells.
@@ -41,8 +41,7 @@ def cell_supernet(
         side: Of the images.
         num_classes: Classes of the answer.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing(seed):
         net: nn.Module = cell_net(kind=kind, width=width, in_channels=in_channels, num_classes=num_classes)
         for cell in [m for m in net.modules() if isinstance(m, Cell)]:
             nodes = max(cell.targets) + 1

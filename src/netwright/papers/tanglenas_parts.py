@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from netwright.models.zoo import MACRO_SPACES, ConvMacro, conv_macro
+from netwright.papers.run import drawing
 from netwright.supernets import Elastic, elastic
 from netwright.supernets.samplers.gradient import GradientAlpha
 
@@ -23,8 +24,7 @@ def macro_supernet(space: str, seed: int) -> Elastic:
         space: A name of `MACRO_SPACES`.
         seed: Of its weights.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing(seed):
         model = conv_macro(in_channels=1, space=space)
     widths = {f"layers.{k}.0": list(v) for k, v in enumerate(MACRO_SPACES[space].widths)}
     kernels = {f"layers.{k}.0": list(v) for k, v in enumerate(MACRO_SPACES[space].kernels) if len(v) > 1}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from netwright.metrics import open_session
 from netwright.models import VitStage, vit_res
-from netwright.papers.run import Cell, Run, one_thread
+from netwright.papers.run import Cell, Run, drawing, one_thread
 from netwright.papers.sparse_parts import paired
 from netwright.papers.vit_resnas_small import (
     GROUPS,
@@ -140,10 +140,9 @@ def _rate(call: Callable[[], object], images: int) -> float:
 def full_scale(run: Run) -> None:
     """The largest network of the Tiny space made elastic; a random choice cut out and run."""
     with run.timed("full scale"):
-        torch.manual_seed(run.seed)
-        sup = vit_resnas("tiny").eval()
+        with drawing(run.seed):
+            sup, x = vit_resnas("tiny").eval(), torch.randn(1, 3, 224, 224)
         choice = sup.space.sample(np.random.default_rng(run.seed))
-        x = torch.randn(1, 3, 224, 224)
         network = sup.extract(choice)
         with torch.no_grad():
             difference = float((network(x) - sup.set(choice)(x)).abs().max())

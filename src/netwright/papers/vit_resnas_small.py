@@ -10,7 +10,6 @@ from statistics import fmean, median, pstdev
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from netwright import nas
@@ -19,7 +18,7 @@ from netwright.models import VIT_RES, VitStage, vit_res
 from netwright.nas import Choice
 from netwright.nas.strategies import Evolution
 from netwright.papers.plot import Panel, figure
-from netwright.papers.run import Cell, Run, one_thread
+from netwright.papers.run import Cell, Run, drawing, one_thread
 from netwright.papers.sparse_parts import mean_deviation, paired
 from netwright.supernets import Elastic, HardLabels, Paths, Sorting, samplers, train
 from netwright.supernets.spaces.vit_resnas import (
@@ -87,8 +86,7 @@ class Setting:
 
     def supernet(self, seed: int) -> Elastic:
         """The largest network, drawn with a seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawing(seed):
             return vit_resnas(SPACE, **OPTIONS)
 
     def trained(self, seed: int, groups: int) -> tuple[Elastic, int]:
@@ -112,8 +110,7 @@ class Setting:
 
     def fitted(self, seed: int, stages: Sequence[VitStage], epochs: int = 6, **options: object) -> Fitted:
         """A network trained by itself, drawn with a seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawing(seed):
             net = vit_res(stages, **{**OPTIONS, **options})
         return fit(net, self.data, self.recipe(seed, epochs), device=self.device)
 
