@@ -145,10 +145,15 @@ class _Sealed:
 def _child(fabric: Any, worker: Callable[..., T], sealed: _Sealed, queue: Any) -> None:
     torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
     first = fabric.global_rank == 0
-    result = worker(FabricDevices(fabric), sealed.job, queue.put if first else None)
-    if first:
-        # Plain bytes: shared tensors would vanish with this process.
-        queue.put(pickle.dumps(result))
+    try:
+        result = worker(FabricDevices(fabric), sealed.job, queue.put if first else None)
+        if first:
+            # Plain bytes: shared tensors would vanish with this process.
+            queue.put(pickle.dumps(result))
+    finally:
+        if torch.distributed.is_initialized():
+            # Its threads, still running when Python exits, may abort the process although all went well.
+            torch.distributed.destroy_process_group()
 
 
 def _listen(queue: Any, progress: Callable[[Any], None] | None, results: list[bytes]) -> None:
